@@ -1,0 +1,84 @@
+"""Segment a camera: `ros2 launch stmem_ros segment.launch.py image_topic:=/camera/image_raw`."""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchDescription
+from stmem_ros.node.transport import large_data_environment
+
+SHARE = get_package_share_directory("stmem_ros")
+
+# Parameters of the node that can be given on the command line; empty: as params_file has it.
+PARAMETER_ARGUMENTS = {
+    "checkpoint": "Checkpoint file (.safetensors); empty: as params_file says, else the model in the package.",
+    "device": "auto, cpu, cuda or cuda:N; empty: as params_file says.",
+    "precision": "auto, float32, bfloat16 or float16; empty: as params_file says.",
+    "window": "causal (label at once) or centered (one frame later); empty: as params_file says.",
+    "autostart": "true: configure and activate at once; false: wait for a lifecycle manager. "
+    "Empty: as params_file says.",
+    "use_sim_time": "true: take the time from /clock; empty: as params_file says.",
+}
+# Name: (default, description).
+LAUNCH_ARGUMENTS = {
+    "namespace": ("segmentation", "Namespace of the node and its outputs."),
+    "image_topic": ("/camera/image_raw", "The camera's topic; compressed images are taken from below it."),
+    "params_file": (os.path.join(SHARE, "config", "segment.yaml"), "YAML file with the node's parameters."),
+    "log_level": ("info", "debug, info, warn, error or fatal."),
+    "respawn": ("false", "true: start the node again when it dies."),
+    "large_data": (
+        "true",
+        "Fast DDS settings under which large images arrive; the camera's process needs them too. "
+        "Without effect where Fast DDS is not used or transports are configured already.",
+    ),
+    "rviz": ("false", "true: show labels and overlay in RViz."),
+}
+
+
+def start(context):
+    """The node, with what was given on the command line on top of params_file."""
+
+    def value(name):
+        return LaunchConfiguration(name).perform(context)
+
+    given = {name: value(name) for name in PARAMETER_ARGUMENTS if value(name)}
+    for name in ("autostart", "use_sim_time"):
+        if name in given:
+            given[name] = given[name].lower() in ("true", "1", "yes", "on")
+    large_data = value("large_data").lower() in ("true", "1", "yes", "on")
+    return [
+        Node(
+            package="stmem_ros",
+            executable="segmentation_node",
+            name="segmentation",
+            namespace=value("namespace"),
+            parameters=[value("params_file"), given],
+            remappings=[("image", value("image_topic")), ("image/compressed", value("image_topic") + "/compressed")],
+            additional_env=large_data_environment(os.environ) if large_data else {},
+            ros_arguments=["--log-level", value("log_level")],
+            respawn=value("respawn").lower() in ("true", "1", "yes", "on"),
+            respawn_delay=2.0,
+            output="screen",
+        )
+    ]
+
+
+def generate_launch_description():
+    arguments = [
+        DeclareLaunchArgument(name, default_value="", description=text) for name, text in PARAMETER_ARGUMENTS.items()
+    ]
+    arguments += [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in LAUNCH_ARGUMENTS.items()
+    ]
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    return LaunchDescription([*arguments, OpaqueFunction(function=start), rviz])

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes .venv in the checkout: the packages of requirements.txt, except PyTorch and ROS 2 where they can be
+# imported already. Does nothing where that is done. PYTHON names the interpreter (default: python3).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+"$python" - <<'CHECK' || exit 1
+import sys
+if sys.version_info < (3, 10):
+    sys.exit(f"setup: Python 3.10 or newer is needed; this is {sys.version.split()[0]}. Set PYTHON to a newer one.")
+CHECK
+
+wanted=$(cksum < requirements.txt)
+[ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
+
+importable() { (cd / && "$python" -c "import $1") 2>/dev/null; }
+skip='^$'
+options=()
+if importable torch; then
+    skip="$skip|^torch=="
+    options=(--system-site-packages)
+fi
+if importable rclpy; then
+    skip="$skip|^ros-|^cv-bridge=="
+    options=(--system-site-packages)
+fi
+"$python" -m venv --clear "${options[@]+"${options[@]}"}" .venv
+grep -Ev "$skip" requirements.txt > .venv/requirements.txt
+echo "setup: installing into .venv (a few minutes the first time)" >&2
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt >&2
+echo "$wanted" > .venv/installed

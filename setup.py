@@ -1,0 +1,37 @@
+"""The ament_python package; what a development machine needs beside it is in requirements.txt."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = "stmem_ros"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Video semantic segmentation for ROS 2 with temporal fusion and memory-augmented refinement",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["stmem_ros", "stmem_ros.*", "training", "training.*"]),
+    package_data={
+        "stmem_ros": ["models/*.safetensors", "py.typed"],
+        "training": ["configs/*.yaml", "datasets/*.yaml"],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml", "LICENSE"]),
+        (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
+        (f"share/{PACKAGE}/config", glob("config/*")),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "segmentation_node = stmem_ros.node.segmentation_node:main",
+            "replay_node = stmem_ros.node.replay_node:main",
+            "demo = stmem_ros.node.demo:main",
+            "train = training.train:main",
+            "evaluate = training.evaluate:main",
+        ]
+    },
+)

@@ -1,0 +1,173 @@
+"""One file for a trained network: weights, configuration, classes, normalisation and provenance.
+
+The file is safetensors: a length, a JSON header, raw tensors. Loading runs nothing from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+
+from stmem_ros.labels import LabelSet
+from stmem_ros.network import SegmenterConfig, VideoSegmenter
+from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
+
+FORMAT = "stmem_ros"
+FORMAT_VERSION = 1
+DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "camvid_lite0.safetensors"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: one line naming the file and the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Networks see `(pixel - mean) / std`, per RGB channel, pixels in 0..255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for field in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, field))
+            if len(values) != 3:
+                raise ValueError(f"normalization.{field} has {len(values)} values; it must have three, R, G and B")
+            object.__setattr__(self, field, values)
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"normalization.std is {list(self.std)}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself.
+
+    `short_side` is the height or width, whichever is less, in pixels, of the images the network
+    was made for; streams are resized to it unless told otherwise. `provenance` is free-form: data,
+    stages, settings, figures.
+    """
+
+    config: SegmenterConfig
+    labels: LabelSet
+    normalization: Normalization
+    short_side: int
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.config.classes:
+            raise ValueError(f"{len(self.labels)} class names for a network of {self.config.classes} classes")
+        if not isinstance(self.short_side, int) or self.short_side < 64:
+            raise ValueError(f"short_side is {self.short_side!r}; it must be a whole number of at least 64")
+
+
+def save_checkpoint(path: str | Path, model: VideoSegmenter, info: CheckpointInfo) -> None:
+    """Write the file whole or not at all: an older file of that name stays until the new one is on disk."""
+    path = Path(path)
+    document = {
+        "version": FORMAT_VERSION,
+        "config": info.config.to_dict(),
+        "names": info.labels.names,
+        "palette": info.labels.palette,
+        "normalization": dataclasses.asdict(info.normalization),
+        "short_side": info.short_side,
+        "provenance": info.provenance,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    data = serialize(tensors, metadata={FORMAT: json.dumps(document, sort_keys=True)})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error.strerror or _one_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def read_info(path: str | Path) -> CheckpointInfo:
+    """What the file says of itself, without loading the weights. Raises CheckpointError."""
+    with _opened(Path(path)) as file:
+        return _read_info(Path(path), file)
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[VideoSegmenter, CheckpointInfo]:
+    """The network in evaluation mode on `device`, and what the file says of it. Raises CheckpointError."""
+    path = Path(path)
+    with _opened(path) as file:
+        info = _read_info(path, file)
+        try:
+            expected = {name: tuple(tensor.shape) for name, tensor in empty_segmenter(info.config).state_dict().items()}
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} describes a network that cannot be built: {_one_line(error)}") from error
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        _check_tensors(path, expected, found)
+        model = build_segmenter(info.config)
+        model.load_state_dict({name: file.get_tensor(name) for name in found})
+    return model.eval().to(device), info
+
+
+@contextlib.contextmanager
+def _opened(path: Path):  # type: ignore[no-untyped-def]
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {_one_line(error)}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {_one_line(error)}") from error
+
+
+def _read_info(path: Path, file: Any) -> CheckpointInfo:
+    text = (file.metadata() or {}).get(FORMAT)
+    if text is None:
+        raise CheckpointError(f"{path} is a safetensors file but not of stmem_ros: its header has no {FORMAT!r} entry")
+    try:
+        document = json.loads(text)
+        version = document["version"]
+        if not isinstance(version, int) or version < 1:
+            raise CheckpointError(f"{path} has format {version!r}; formats are whole numbers from 1")
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format {version}; this stmem_ros reads up to {FORMAT_VERSION}: update the package"
+            )
+        return CheckpointInfo(
+            config=SegmenterConfig.from_dict(document["config"]),
+            labels=LabelSet(document["names"], document["palette"]),
+            normalization=Normalization(**document["normalization"]),
+            short_side=document["short_side"],
+            provenance=document["provenance"],
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path} has a header without {error}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a header that cannot be used: {_one_line(error)}") from error
+
+
+def _check_tensors(path: Path, expected: dict[str, tuple], found: dict[str, tuple]) -> None:
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{path} lacks tensor {name}")
+        if found[name] != shape:
+            raise CheckpointError(f"{path} has {name} of shape {found[name]}; its configuration asks for {shape}")
+    unknown = sorted(set(found) - set(expected))
+    if unknown:
+        raise CheckpointError(f"{path} has tensor {unknown[0]!r}, which its configuration does not know")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,96 @@
+"""Spatial-temporal fusion, STF (paper, section 3.2, figure 3): a transformer over the frames of a window."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stmem_ros.network.attention import ICSA, BlockGrid
+from stmem_ros.network.config import STFConfig
+
+
+class FeedForward(nn.Sequential):
+    """Linear, ReLU, dropout, linear."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, channels))
+
+
+class EncoderLayer(nn.Module):
+    """ICSA(x, x, x), add & norm, feed-forward, add & norm, over all frames."""
+
+    def __init__(self, channels: int, config: STFConfig) -> None:
+        super().__init__()
+        self.attention = ICSA(channels, config.heads, config.dropout)
+        self.feedforward = FeedForward(channels, config.feedforward, config.dropout)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.feedforward_norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, position: Tensor, grid: BlockGrid) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, x, position, position, grid)))
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+
+
+class DecoderLayer(nn.Module):
+    """ICSA(f, f, f), add & norm, ICSA(f, encoded, encoded), add & norm, feed-forward, add & norm."""
+
+    def __init__(self, channels: int, config: STFConfig) -> None:
+        super().__init__()
+        self.self_attention = ICSA(channels, config.heads, config.dropout)
+        self.cross_attention = ICSA(channels, config.heads, config.dropout)
+        self.feedforward = FeedForward(channels, config.feedforward, config.dropout)
+        self.self_norm = nn.LayerNorm(channels)
+        self.cross_norm = nn.LayerNorm(channels)
+        self.feedforward_norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, encoded: Tensor, position: Tensor, encoded_position: Tensor, grid: BlockGrid
+    ) -> Tensor:
+        x = self.self_norm(x + self.dropout(self.self_attention(x, x, position, position, grid)))
+        x = self.cross_norm(x + self.dropout(self.cross_attention(x, encoded, position, encoded_position, grid)))
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+
+
+class STF(nn.Module):
+    """Fuses a window of features `(N, T, C, H, W)` into those of one of its frames, `(N, C, H, W)`.
+
+    T is `config.frames`. Any H and W: where a block does not divide the grid, the grid is padded and
+    the padding takes no part. The learnable encodings are made for `config.positional_grid` and resized
+    (trilinear) to other grids.
+    """
+
+    def __init__(self, channels: int, config: STFConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder_position = nn.Parameter(torch.empty(1, channels, config.frames, *config.positional_grid))
+        self.decoder_position = nn.Parameter(torch.empty(1, channels, 1, *config.positional_grid))
+        nn.init.trunc_normal_(self.encoder_position, std=0.02)
+        nn.init.trunc_normal_(self.decoder_position, std=0.02)
+        self.encoder = nn.ModuleList(EncoderLayer(channels, config) for _ in range(config.depth))
+        self.decoder = nn.ModuleList(DecoderLayer(channels, config) for _ in range(config.depth))
+
+    def _position(self, encoding: Tensor, grid: BlockGrid) -> Tensor:
+        size = (encoding.shape[2], grid.height, grid.width)
+        if encoding.shape[2:] != size:
+            encoding = F.interpolate(encoding, size, mode="trilinear", align_corners=False)
+        return grid.pad(encoding.permute(0, 2, 3, 4, 1))
+
+    def forward_with_encoded(self, window: Tensor, query: int = 1) -> tuple[Tensor, Tensor]:
+        """The fused features of frame `query` of the window, and the encoder's output `(N, T, C, H, W)`."""
+        grid = BlockGrid((window.shape[-2], window.shape[-1]), self.config.block, window.device)
+        encoded = grid.pad(window.permute(0, 1, 3, 4, 2))
+        encoder_position = self._position(self.encoder_position, grid)
+        decoder_position = self._position(self.decoder_position, grid)
+        fused = encoded[:, query : query + 1]
+        for encoder_layer in self.encoder:
+            encoded = encoder_layer(encoded, encoder_position, grid)
+        for decoder_layer in self.decoder:
+            fused = decoder_layer(fused, encoded, decoder_position, encoder_position, grid)
+        return grid.crop(fused)[:, 0].permute(0, 3, 1, 2), grid.crop(encoded).permute(0, 1, 4, 2, 3)
+
+    def forward(self, window: Tensor, query: int = 1) -> Tensor:
+        """`(N, T, C, H, W)` to `(N, C, H, W)`: the features of frame `query` (0 the oldest), fused."""
+        return self.forward_with_encoded(window, query)[0]

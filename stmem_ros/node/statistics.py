@@ -1,0 +1,140 @@
+"""What the node counts and times, and how that reads as diagnostics."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+RECENT = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameTimes:
+    """Seconds that one frame spent: in the mailbox, being read, in the network, being published.
+
+    `latency` runs from the camera's stamp to the published labels, by the node's clock.
+    """
+
+    wait: float
+    decode: float
+    network: float
+    publish: float
+    latency: float
+
+
+class Statistics:
+    """Counters since the node was configured, and the times of the last 300 frames. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.received = 0
+        self.labelled = 0
+        self.replaced = 0
+        self.rejected: collections.Counter[str] = collections.Counter()
+        self.resets: collections.Counter[str] = collections.Counter()
+        self._times: collections.deque[FrameTimes] = collections.deque(maxlen=RECENT)
+        self._arrivals: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._labels: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._stamps: collections.deque[float] = collections.deque(maxlen=60)
+
+    def arrived(self, stamp: float) -> None:
+        """A message came in; `stamp` is its header's, in seconds."""
+        with self._lock:
+            self.received += 1
+            self._arrivals.append(self._clock())
+            if self._stamps and stamp <= self._stamps[-1]:
+                self._stamps.clear()
+            self._stamps.append(stamp)
+
+    def dropped_for_newer(self) -> None:
+        with self._lock:
+            self.replaced += 1
+
+    def reject(self, kind: str) -> None:
+        with self._lock:
+            self.rejected[kind] += 1
+
+    def reset(self, reason: str) -> None:
+        with self._lock:
+            self.resets[reason] += 1
+
+    def labels_published(self, times: FrameTimes) -> None:
+        with self._lock:
+            self.labelled += 1
+            self._times.append(times)
+            self._labels.append(self._clock())
+
+    def seconds_since_image(self) -> float | None:
+        """None where none came yet."""
+        with self._lock:
+            return self._clock() - self._arrivals[-1] if self._arrivals else None
+
+    def lost_share(self) -> float:
+        """The share of frames that the stamps say were sent but never came, 0..1, over the last 60 that did.
+
+        The camera's period is taken from the shortest intervals between stamps; 0 while there are too few.
+        """
+        with self._lock:
+            stamps = np.array(self._stamps)
+        if len(stamps) < 20:
+            return 0.0
+        intervals = np.diff(stamps)
+        period = float(np.quantile(intervals, 0.1))
+        sent = np.maximum(np.rint(intervals / period), 1).sum()
+        return float(1 - len(intervals) / sent)
+
+    def summary(self) -> dict[str, str]:
+        """Names and values for diagnostics; times in milliseconds, over the last 300 frames."""
+        with self._lock:
+            now = self._clock()
+            values = {
+                "frames received": str(self.received),
+                "frames labelled": str(self.labelled),
+                "frames dropped for newer ones": str(self.replaced),
+                "frames rejected": str(sum(self.rejected.values())),
+                "images per second": f"{_rate(self._arrivals, now):.1f}",
+                "labels per second": f"{_rate(self._labels, now):.1f}",
+            }
+            values |= {f"rejected for {kind}": str(count) for kind, count in sorted(self.rejected.items())}
+            values |= {f"window reset: {reason}": str(count) for reason, count in sorted(self.resets.items())}
+            times = list(self._times)
+        if times:
+            latency = np.array([entry.latency for entry in times]) * 1e3
+            values["latency p50 ms"] = f"{np.percentile(latency, 50):.1f}"
+            values["latency p99 ms"] = f"{np.percentile(latency, 99):.1f}"
+            for field in ("wait", "decode", "network", "publish"):
+                values[f"{field} p50 ms"] = f"{np.median([getattr(entry, field) for entry in times]) * 1e3:.2f}"
+            overhead = np.median([entry.decode + entry.publish for entry in times]) * 1e3
+            values["node overhead p50 ms"] = f"{overhead:.2f}"
+        return values
+
+
+def _rate(events: collections.deque[float], now: float) -> float:
+    """Events per second over the last five seconds."""
+    return sum(event > now - 5 for event in events) / 5
+
+
+class Complaints:
+    """Says each kind of complaint at once, then at most every `period` seconds, with how often it came since."""
+
+    def __init__(
+        self, say: Callable[[str], object], period: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say, self._period, self._clock = say, period, clock
+        self._last: dict[str, float] = {}
+        self._silent: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, kind: str, message: str) -> None:
+        now = self._clock()
+        if kind in self._last and now - self._last[kind] < self._period:
+            self._silent[kind] += 1
+            return
+        more = self._silent.pop(kind, 0)
+        self._last[kind] = now
+        self._say(f"{message} ({more} more like it since)" if more else message)

@@ -1,0 +1,367 @@
+"""Turns a video file, a folder of images, a ROS bag or a camera into RGB frames with stamps.
+
+Nothing here needs a ROS runtime: bags are read with `rosbags`, imported when the first bag is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import statistics
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_RATE = 15.0
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+BAG_SUFFIXES = (".bag", ".db3", ".mcap")
+
+_IMAGE = "sensor_msgs/msg/Image"
+_COMPRESSED = "sensor_msgs/msg/CompressedImage"
+_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+_TO_RGB = {
+    "bgr8": cv2.COLOR_BGR2RGB,
+    "rgba8": cv2.COLOR_RGBA2RGB,
+    "bgra8": cv2.COLOR_BGRA2RGB,
+    "mono8": cv2.COLOR_GRAY2RGB,
+}
+_FRAMES_FOR_RATE = 30
+
+_logger = logging.getLogger(__name__)
+
+
+class SourceError(Exception):
+    """A source that gives no frames: one line naming the source, the reason and what to do."""
+
+
+class _FrameError(Exception):
+    """One frame that cannot be decoded; the frames around it may well be good."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image of a source.
+
+    `image` is `(H, W, 3)` uint8 RGB, contiguous. `stamp_ns` is the source's own time in nanoseconds.
+    `index` is the frame's place in the source; a frame that could not be read keeps its place.
+    """
+
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    index: int
+
+
+class FrameSource(ABC):
+    """Frames in order. Each iteration starts again at the first frame, except of a live source.
+
+    `rate` is in Hz and None where the source does not tell; `frame_count` counts every frame of the
+    source, readable or not, and is None where it is unknown. A `live` source makes its frames in its
+    own time, and iterating waits for them. Iterating raises SourceError where no frame can be read.
+    """
+
+    name: str
+    rate: float | None = None
+    frame_count: int | None = None
+    live: bool = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        found = False
+        with contextlib.closing(self._frames()) as frames:
+            for frame in frames:
+                found = True
+                yield frame
+        if not found:
+            raise SourceError(f"{self.name} gave no frame that can be read: see the warnings and check the file")
+
+    @abstractmethod
+    def _frames(self) -> Generator[Frame, None, None]: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and devices. May be called more than once."""
+
+    def __enter__(self) -> FrameSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_source(source: str, topic: str = "", rate: float | None = None) -> FrameSource:
+    """The frames of `source`: a video file, a folder of images, a rosbag2 folder, a bag file, or a camera index.
+
+    `topic` chooses among the image topics of a bag. `rate` in Hz is for what has no rate of its own: it
+    spaces the images of a folder (15 Hz if None) and is asked of a camera. Raises SourceError.
+    """
+    if source.isdecimal():
+        return _CameraSource(int(source), rate)
+    if not source:
+        raise SourceError("no source: give a video file, a folder of images, a bag or a camera index")
+    path = Path(source)
+    if not path.exists():
+        raise SourceError(f"{path} does not exist: give a video file, a folder of images, a bag or a camera index")
+    if path.is_dir():
+        if (path / "metadata.yaml").is_file():
+            return _BagSource(path, topic)
+        return _FolderSource(path, rate or DEFAULT_RATE)
+    suffix = path.suffix.lower()
+    if suffix in BAG_SUFFIXES:
+        return _BagSource(path, topic)
+    if suffix in IMAGE_SUFFIXES:
+        raise SourceError(f"{path} is a single image: give the folder that holds it")
+    return _VideoSource(path)
+
+
+class _VideoSource(FrameSource):
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        self._capture = self._open()
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = fps if math.isfinite(fps) and fps > 0 else None
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = count if count > 0 else None
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _frames(self) -> Generator[Frame, None, None]:
+        # Seeking back is inexact for some codecs, so every iteration opens the file anew.
+        self._capture.release()
+        self._capture = capture = self._open()
+        rate = self.rate or DEFAULT_RATE
+        index = 0
+        while True:
+            good, image = capture.read()
+            if not good:
+                break
+            yield Frame(_bgr_to_rgb(image), round(index * 1e9 / rate), index)
+            index += 1
+        # Containers without an index announce an estimate, which may be one too many.
+        if self.frame_count is not None and index < self.frame_count - 1:
+            _logger.warning(
+                "%s: only %d of %d frames could be read; the file may be cut off", self.name, index, self.frame_count
+            )
+
+    def _open(self) -> cv2.VideoCapture:
+        try:
+            with open(self._path, "rb"):
+                pass
+        except OSError as error:
+            raise SourceError(f"{self._path} cannot be read: {error.strerror}") from error
+        capture = cv2.VideoCapture(self.name)
+        if not capture.isOpened():
+            raise SourceError(
+                f"{self._path} is no video that OpenCV can read: try playing it, or convert it to H.264 in .mp4"
+            )
+        return capture
+
+
+class _FolderSource(FrameSource):
+    def __init__(self, path: Path, rate: float) -> None:
+        self.name = str(path)
+        self.rate = rate
+        try:
+            files = [file for file in path.iterdir() if _is_image(file)]
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        if not files:
+            if any(file.suffix.lower() in BAG_SUFFIXES for file in path.iterdir()):
+                raise SourceError(
+                    f"{path} lacks metadata.yaml: run `ros2 bag reindex` on it, or give the bag file in it"
+                )
+            raise SourceError(f"{path} holds neither images ({' '.join(IMAGE_SUFFIXES)}) nor a rosbag2 metadata.yaml")
+        self._files = sorted(files, key=_natural_order)
+        self.frame_count = len(files)
+
+    def close(self) -> None:
+        pass
+
+    def _frames(self) -> Generator[Frame, None, None]:
+        assert self.rate is not None
+        for index, file in enumerate(self._files):
+            try:
+                image = _decode(np.fromfile(file, np.uint8))
+            except (OSError, _FrameError) as error:
+                _logger.warning("%s skipped: %s", file, _one_line(error))
+                continue
+            yield Frame(image, round(index * 1e9 / self.rate), index)
+
+
+class _BagSource(FrameSource):
+    def __init__(self, path: Path, topic: str) -> None:
+        self.name = str(path)
+        self._reader = _open_bag(path)
+        try:
+            self.topic = _image_topic(path, self._reader, topic)
+            self._connections = [each for each in self._reader.connections if each.topic == self.topic]
+            self.frame_count = sum(each.msgcount for each in self._connections)
+            self.rate = self._measure_rate()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._reader.stack is not None:
+            self._reader.close()
+
+    def _frames(self) -> Generator[Frame, None, None]:
+        for index, (message, stamp_ns) in enumerate(self._messages()):
+            try:
+                image = _message_image(message)
+            except _FrameError as error:
+                _logger.warning("%s: message %d on %s skipped: %s", self.name, index, self.topic, error)
+                continue
+            yield Frame(image, stamp_ns, index)
+
+    def _messages(self) -> Generator[tuple[Any, int], None, None]:
+        """Each image message with its header's stamp in nanoseconds, or its recording time where that is 0."""
+        try:
+            for connection, recorded_ns, data in self._reader.messages(connections=self._connections):
+                message = self._reader.deserialize(data, connection.msgtype)
+                stamp = message.header.stamp
+                yield message, (stamp.sec * 1_000_000_000 + stamp.nanosec) or recorded_ns
+        except Exception as error:  # a damaged bag raises whatever its storage raises
+            raise SourceError(f"{self.name} is damaged on topic {self.topic}: {_one_line(error)}") from error
+
+    def _measure_rate(self) -> float | None:
+        with contextlib.closing(self._messages()) as messages:
+            stamps = []
+            for message, stamp in islice(messages, _FRAMES_FOR_RATE):
+                stamps.append(stamp)
+                encoding = getattr(message, "encoding", None)
+                if encoding is not None and encoding not in _CHANNELS:
+                    raise SourceError(
+                        f"{self.name}: images on {self.topic} have encoding {encoding!r}; "
+                        f"choose a topic with one of {' '.join(_CHANNELS)} or with compressed images"
+                    )
+        steps = [later - earlier for earlier, later in pairwise(stamps) if later > earlier]
+        return 1e9 / statistics.median(steps) if steps else None
+
+
+class _CameraSource(FrameSource):
+    live = True
+
+    def __init__(self, index: int, rate: float | None) -> None:
+        self.name = f"camera {index}"
+        device = Path(f"/dev/video{index}")
+        if sys.platform == "linux" and not device.exists():
+            raise SourceError(f"{self.name} does not exist ({device}): plug it in, or give the index of another")
+        self._capture = cv2.VideoCapture(index)
+        if not self._capture.isOpened():
+            raise SourceError(f"{self.name} cannot be opened: see whether another program uses it and you may read it")
+        if rate is not None:
+            self._capture.set(cv2.CAP_PROP_FPS, rate)
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = fps if math.isfinite(fps) and fps > 0 else None
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _frames(self) -> Generator[Frame, None, None]:
+        index = 0
+        while True:
+            good, image = self._capture.read()
+            if not good:
+                raise SourceError(f"{self.name} stopped after {index} frames: check its cable")
+            yield Frame(_bgr_to_rgb(image), time.time_ns(), index)
+            index += 1
+
+
+def _open_bag(path: Path) -> Any:
+    try:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError as error:
+        raise SourceError(f"{path} is a bag, and reading bags needs a package: pip install rosbags") from error
+    try:
+        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader.open()
+    except Exception as error:  # a damaged bag raises whatever its storage or its metadata raises
+        raise SourceError(
+            f"{path} cannot be read as a bag: {_one_line(error)}; check it with `ros2 bag info`"
+        ) from error
+    return reader
+
+
+def _image_topic(path: Path, reader: Any, wanted: str) -> str:
+    types = {name: info.msgtype or "several types" for name, info in sorted(reader.topics.items())}
+    images = [name for name, kind in types.items() if kind in (_IMAGE, _COMPRESSED)]
+    if not images:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in types.items()) or "none"
+        raise SourceError(f"{path} has no image topic; its topics: {listed}")
+    if wanted:
+        chosen = [name for name in images if name.lstrip("/") == wanted.lstrip("/")]
+        if not chosen:
+            raise SourceError(f"{path} has no image topic {wanted}; its image topics: {', '.join(images)}")
+    else:
+        chosen = images
+        if len(chosen) > 1:
+            raise SourceError(f"{path} has {len(chosen)} image topics, set topic to one of: {', '.join(images)}")
+    if not reader.topics[chosen[0]].msgcount:
+        raise SourceError(f"{path} has no message on image topic {chosen[0]}")
+    return chosen[0]
+
+
+def _message_image(message: Any) -> NDArray[np.uint8]:
+    """`(H, W, 3)` RGB of a deserialised Image or CompressedImage. Raises _FrameError."""
+    if not hasattr(message, "encoding"):
+        return _decode(np.asarray(message.data, np.uint8))
+    encoding, height, width, step = message.encoding, message.height, message.width, message.step
+    if encoding not in _CHANNELS:
+        raise _FrameError(f"encoding {encoding!r} is none of {' '.join(_CHANNELS)}")
+    channels = _CHANNELS[encoding]
+    if not height or not width:
+        raise _FrameError(f"size {width}x{height} is empty")
+    if step < width * channels:
+        raise _FrameError(f"step {step} is less than a row of {width * channels} bytes")
+    if len(message.data) < height * step:
+        raise _FrameError(f"{len(message.data)} bytes of data are less than {height} rows of {step}")
+    rows = np.asarray(message.data, np.uint8)[: height * step].reshape(height, step)
+    image = rows[:, : width * channels].reshape(height, width, channels)
+    return _uint8(cv2.cvtColor(image, _TO_RGB[encoding])) if encoding in _TO_RGB else image.copy()
+
+
+def _decode(encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`(H, W, 3)` RGB of a JPEG, PNG, WebP or BMP held in memory. Raises _FrameError."""
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise _FrameError(f"its {encoded.size} bytes are no image, or a damaged one")
+    return _bgr_to_rgb(image)
+
+
+def _bgr_to_rgb(image: Any) -> NDArray[np.uint8]:
+    return _uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def _uint8(image: Any) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image, np.uint8)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """By name, numbers by value: `2.png` comes before `10.png`."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
+
+
+def _one_line(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split()) or type(error).__name__

@@ -1,0 +1,15 @@
+"""From one frame to one label map: the temporal window and the engine around the network. Knows no ROS."""
+
+from stmem_ros.streaming.device import DeviceError, resolve_device
+from stmem_ros.streaming.segmenter import Segmentation, StreamConfig, StreamingSegmenter
+from stmem_ros.streaming.window import ResetReason, StreamState
+
+__all__ = [
+    "DeviceError",
+    "ResetReason",
+    "Segmentation",
+    "StreamConfig",
+    "StreamState",
+    "StreamingSegmenter",
+    "resolve_device",
+]

@@ -1,0 +1,151 @@
+"""The engine that turns a stream of frames into labels, each frame's base features computed once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stmem_ros.checkpoint import CheckpointInfo, load_checkpoint
+from stmem_ros.network import VideoSegmenter
+from stmem_ros.network.segmenter import upsample
+from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
+from stmem_ros.streaming.device import resolve_device, resolve_precision
+from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """How a stream is segmented.
+
+    `window` is `causal` (each frame is labelled at once, from itself and those before it) or `centered`
+    (from its neighbours on both sides, as in the paper: its label comes one frame later). A gap between
+    stamps above `max_gap` seconds forgets the window. `short_side` is the lesser side, in pixels, of the
+    image that the network sees: 0 takes the checkpoint's, -1 the camera's own.
+    """
+
+    window: Literal["causal", "centered"] = "causal"
+    max_gap: float = 1.0
+    short_side: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.window not in ("causal", "centered"):
+            raise ValueError(f"window is {self.window!r}; it must be causal or centered")
+        if not self.max_gap > 0:
+            raise ValueError(f"max_gap is {self.max_gap!r}; it must be above 0 seconds")
+        if self.short_side not in (-1, 0) and self.short_side < SMALLEST_SIDE:
+            raise ValueError(
+                f"short_side is {self.short_side!r}; it must be 0 (the checkpoint's), -1 (the camera's) "
+                f"or at least {SMALLEST_SIDE} pixels"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The labels of one frame, with that frame's own image, stamp and frame_id.
+
+    `labels` `(H, W)` uint8 are class ids at the image's size. `confidence` `(H, W)` uint8 is the
+    softmax probability of the label, 0..255 for 0..1; None where it was not asked for.
+    """
+
+    labels: NDArray[np.uint8]
+    confidence: NDArray[np.uint8] | None
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    frame_id: str
+
+
+class StreamingSegmenter:
+    """Segments one camera's stream, frame by frame.
+
+    `last_reset` says why the window was forgotten before the newest frame, None where it was not.
+    Not thread-safe: one thread at a time.
+    """
+
+    def __init__(self, model: VideoSegmenter, info: CheckpointInfo, config: StreamConfig | None = None) -> None:
+        """Raises DeviceError where the device or the precision cannot be had."""
+        self.config = config or StreamConfig()
+        self.info = info
+        self.device = resolve_device(self.config.device)
+        self.dtype = resolve_precision(self.config.precision, self.device)
+        self.model = model.eval().to(self.device, self.dtype)
+        self.model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        short_side = {0: info.short_side, -1: 0}.get(self.config.short_side, self.config.short_side)
+        self.preprocess = Preprocessor(info.normalization, short_side, self.device, self.dtype)
+        self.length = model.window_frames
+        # How many newer frames a frame waits for.
+        self.delay = self.length // 2 if self.config.window == "centered" else 0
+        self.state = StreamState()
+        self.last_reset: ResetReason | None = None
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, config: StreamConfig | None = None) -> StreamingSegmenter:
+        """Raises CheckpointError or DeviceError, each one line."""
+        model, info = load_checkpoint(path)
+        return cls(model, info, config)
+
+    @torch.inference_mode()
+    def step(
+        self, image: NDArray[np.uint8], stamp_ns: int, frame_id: str = "", *, confidence: bool = True
+    ) -> Segmentation | None:
+        """Take the next frame, `(H, W, 3)` RGB uint8; returns the labels that are due.
+
+        Causal: this frame's. Centred: the frame before it, None at a stream's first frame. A frame that
+        cannot follow the one before it (stamp backwards, gap, other size or frame_id) starts a new window;
+        a centred frame that still waited then gets no label.
+        """
+        frame = StreamFrame(image, stamp_ns, frame_id)
+        self.last_reset = self.state.reset_reason(frame, int(self.config.max_gap * 1e9))
+        if self.last_reset is not None:
+            self.state.clear()
+        features = self.model.features(self.preprocess(image))
+        self.state.push(frame, features, self.length)
+        return self._label(confidence) if len(self.state.waiting) > self.delay else None
+
+    @torch.inference_mode()
+    def flush(self, *, confidence: bool = True) -> Segmentation | None:
+        """The label of a frame that still waits, its missing neighbour replaced by the newest frame; None at the end.
+
+        The stream is over then: the next frame starts a new window.
+        """
+        if not self.state.waiting:
+            self.state.clear()
+            return None
+        self.state.features = [*self.state.features[1:], self.state.features[-1]]
+        return self._label(confidence)
+
+    def reset(self) -> None:
+        """Forget the window; the next frame starts a new one."""
+        self.state.clear()
+
+    def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
+        """Run once on a black image `(height, width)`, so that the first real frame is not the slow one."""
+        self.step(np.zeros((*size, 3), np.uint8), 0)
+        self.reset()
+
+    def _label(self, with_confidence: bool) -> Segmentation:
+        frame = self.state.waiting.pop(0)
+        window = torch.stack(self.state.features, 1)
+        logits = self.model.predict(window, self.length - 1 - self.delay).float().contiguous()
+        labels, confidence = label_map(logits, (frame.image.shape[0], frame.image.shape[1]), with_confidence)
+        return Segmentation(labels, confidence, frame.image, frame.stamp_ns, frame.frame_id)
+
+
+def label_map(
+    logits: Tensor, size: tuple[int, int], with_confidence: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Low-resolution logits `(1, classes, h, w)` to labels and, where asked for, confidence `(H, W)` uint8."""
+    full = upsample(logits, size)[0]
+    best, labels = full.max(0)
+    confidence = None
+    if with_confidence:
+        probability = torch.exp(best - torch.logsumexp(full, 0))
+        confidence = (probability * 255).round_().to(torch.uint8).cpu().numpy()
+    return labels.to(torch.uint8).cpu().numpy(), confidence

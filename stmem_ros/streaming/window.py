@@ -1,0 +1,66 @@
+"""What a stream remembers between frames, and when it must forget."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class ResetReason(enum.Enum):
+    """Why a stream forgot its window. The value is for people."""
+
+    BACKWARD = "the stamp went backwards"
+    GAP = "frames were missing for longer than max_gap"
+    SIZE = "the image size changed"
+    FRAME_ID = "the frame_id changed"
+    ASKED = "a reset was asked for"
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamFrame:
+    """One image `(H, W, 3)` RGB uint8 of a stream; the stamp counts nanoseconds."""
+
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    frame_id: str
+
+
+@dataclasses.dataclass
+class StreamState:
+    """The window of one camera: `features` `(1, C, h, w)` oldest first, and the frames that still wait for a label."""
+
+    features: list[Tensor] = dataclasses.field(default_factory=list)
+    waiting: list[StreamFrame] = dataclasses.field(default_factory=list)
+    newest: StreamFrame | None = None
+
+    def clear(self) -> None:
+        self.features.clear()
+        self.waiting.clear()
+        self.newest = None
+
+    def reset_reason(self, frame: StreamFrame, max_gap_ns: int) -> ResetReason | None:
+        """Why `frame` cannot follow the newest one, or None where it can (also where there is none)."""
+        if self.newest is None:
+            return None
+        if frame.stamp_ns < self.newest.stamp_ns:
+            return ResetReason.BACKWARD
+        if frame.stamp_ns - self.newest.stamp_ns > max_gap_ns:
+            return ResetReason.GAP
+        if frame.image.shape != self.newest.image.shape:
+            return ResetReason.SIZE
+        if frame.frame_id != self.newest.frame_id:
+            return ResetReason.FRAME_ID
+        return None
+
+    def push(self, frame: StreamFrame, features: Tensor, length: int) -> None:
+        """Append a frame; the first of a stream fills the whole window."""
+        if not self.features:
+            self.features = [features] * length
+        else:
+            self.features = [*self.features[1:], features]
+        self.waiting.append(frame)
+        self.newest = frame

@@ -1,0 +1,84 @@
+"""Random crops for training: one set of parameters moves an image and its labels together.
+
+OpenCV, not kornia: at these sizes it takes a crop in about a tenth of the time on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stmem_ros.labels import IGNORE_INDEX
+
+Image = NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """`crop` is (height, width) in pixels; `scale` the range of the random zoom.
+
+    With probability `rare_crop` a crop is placed over a pixel of a class drawn with equal
+    chances, which shows rare classes more often. `color` is the largest relative change of
+    brightness, contrast and saturation.
+    """
+
+    crop: tuple[int, int] = (288, 384)
+    scale: tuple[float, float] = (0.6, 1.8)
+    flip: float = 0.5
+    rare_crop: float = 0.5
+    color: float = 0.4
+    blur: float = 0.15
+    noise: float = 0.15
+
+
+def random_crop(image: Image, labels: Image, config: AugmentConfig, random: np.random.Generator) -> tuple[Image, Image]:
+    """Zoom, shift and flip an image `(H, W, 3)` and its labels `(H, W)` into `config.crop`, then change its look.
+
+    Places outside the image are black and ignored.
+    """
+    matrix = crop_matrix(labels, config, random)
+    height, width = config.crop
+    cropped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    cropped_labels = cv2.warpAffine(labels, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE_INDEX)
+    return change_look(cropped, config, random), cropped_labels
+
+
+def crop_matrix(labels: Image, config: AugmentConfig, random: np.random.Generator) -> NDArray[np.float64]:
+    """The affine map, image to crop, of one random zoom, place and flip."""
+    height, width = config.crop
+    rows, columns = labels.shape
+    zoom = float(np.exp(random.uniform(*np.log(config.scale))))
+    # The part of the image that the crop shows, in image pixels.
+    shown = np.array([width / zoom, height / zoom])
+    spare = np.array([columns, rows]) - shown
+    low, high = np.minimum(spare, 0), np.maximum(spare, 0)
+    corner = random.uniform(low, high)
+    if random.random() < config.rare_crop:
+        present = np.setdiff1d(np.unique(labels), [IGNORE_INDEX])
+        if len(present):
+            places = np.flatnonzero(labels.ravel() == random.choice(present))
+            y, x = divmod(int(random.choice(places)), columns)
+            corner = np.clip(np.array([x, y]) - random.uniform(0, shown), low, high)
+    matrix = np.array([[zoom, 0, -zoom * corner[0]], [0, zoom, -zoom * corner[1]]])
+    if random.random() < config.flip:
+        matrix[0] = [-zoom, 0, width - 1 + zoom * corner[0]]
+    return matrix
+
+
+def change_look(image: Image, config: AugmentConfig, random: np.random.Generator) -> Image:
+    """Random contrast, brightness, saturation and tint; sometimes blur, sometimes noise."""
+    contrast, brightness, saturation = 1 + random.uniform(-config.color, config.color, 3)
+    tint = 1 + random.uniform(-config.color, config.color, 3) / 5
+    pixels = image.astype(np.float32)
+    gray = pixels.mean(-1, keepdims=True)
+    pixels = (gray + (pixels - gray) * saturation) * (brightness * tint).astype(np.float32)
+    mean = pixels.mean()
+    pixels = (pixels - mean) * contrast + mean
+    if random.random() < config.blur:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), random.uniform(0.4, 1.5))
+    if random.random() < config.noise:
+        pixels += random.normal(0, random.uniform(2, 10), pixels.shape).astype(np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)

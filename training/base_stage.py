@@ -1,0 +1,162 @@
+"""Stage 1 (paper, section 3.4): the base network and its classifier learn to segment single images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import lightning as L
+import numpy as np
+import torch
+from kornia.losses import dice_loss
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from stmem_ros.labels import IGNORE_INDEX
+from stmem_ros.network import VideoSegmenter
+from stmem_ros.network.segmenter import Classifier, upsample
+from training.augment import AugmentConfig, random_crop
+from training.dataset import DatasetSpec, LabelledFrame, read_frame
+from training.metrics import Accuracy, confusion_matrix, labels_of
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseStageConfig:
+    """Settings of stage 1. The learning rates rise and fall once over all epochs; `ema_decay` averages weights."""
+
+    epochs: int = 30
+    batch_size: int = 8
+    head_rate: float = 1.5e-3
+    backbone_rate: float = 4e-4
+    weight_decay: float = 0.01
+    ema_decay: float = 0.985
+    dice_weight: float = 0.5
+    auxiliary_weight: float = 0.4
+    validate_every: int = 3
+    workers: int = 1
+
+
+class CropDataset(Dataset):
+    """Augmented crops `(3, h, w)` uint8 with labels `(h, w)`; crop i of epoch e is the same in every run."""
+
+    def __init__(
+        self,
+        frames: list[LabelledFrame],
+        spec: DatasetSpec,
+        augment: AugmentConfig,
+        seed: int,
+        epoch: Callable[[], int],
+    ) -> None:
+        self.frames, self.spec, self.augment = frames, spec, augment
+        self.seed, self.epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng((self.seed, self.epoch(), index))
+        image, labels = random_crop(*read_frame(self.frames[index], self.spec), self.augment, random)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels).long()
+
+
+class WholeImageDataset(Dataset):
+    """Whole images `(3, H, W)` uint8 with labels `(H, W)`."""
+
+    def __init__(self, frames: list[LabelledFrame], spec: DatasetSpec) -> None:
+        self.frames, self.spec = frames, spec
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, labels = read_frame(self.frames[index], self.spec)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels).long()
+
+
+def class_weights(pixels: NDArray[np.int64]) -> Tensor:
+    """`(classes,)`: sqrt(median frequency / frequency), between 0.5 and 3: rare classes count more, not all."""
+    frequency = pixels.sum(0) / max(pixels.sum(), 1)
+    weights = np.sqrt(np.median(frequency) / np.maximum(frequency, 1e-9))
+    return torch.tensor(np.clip(weights, 0.5, 3.0), dtype=torch.float32)
+
+
+class BaseStage(L.LightningModule):
+    """Trains `model.base` and `model.classifier` with cross-entropy, soft Dice, and an auxiliary head."""
+
+    def __init__(self, model: VideoSegmenter, config: BaseStageConfig, weights: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.auxiliary = nn.Sequential(
+            nn.Conv2d(model.base.deep_channels, 64, 3, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            Classifier(64, len(weights)),
+        )
+        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("mean", torch.tensor(model.base.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(model.base.std).view(3, 1, 1), persistent=False)
+        self.confusion = confusion_matrix(len(weights))
+
+    def normalized(self, images: Tensor) -> Tensor:
+        return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if (labels == IGNORE_INDEX).all():
+            # The mean over no pixel would be NaN, and so would every weight after it.
+            return 0 * logits.sum()
+        return F.cross_entropy(logits, labels, self.weights, ignore_index=IGNORE_INDEX, label_smoothing=0.05)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        images, labels = batch
+        features, deep = self.model.base.forward_with_deep(self.normalized(images))
+        # Upsampling and softmax over few channels are much faster with each channel in one piece.
+        logits = upsample(self.model.classifier(features).contiguous(), (labels.shape[-2], labels.shape[-1]))
+        loss = self.cross_entropy(logits, labels)
+        auxiliary = self.auxiliary(deep).contiguous()
+        coarse = F.interpolate(labels[:, None].float(), auxiliary.shape[-2:], mode="nearest-exact")[:, 0].long()
+        loss = loss + self.config.auxiliary_weight * self.cross_entropy(auxiliary, coarse)
+        if self.config.dice_weight:
+            dice = dice_loss(logits, labels, average="macro", ignore_index=IGNORE_INDEX)
+            loss = loss + self.config.dice_weight * dice
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        images, labels = batch
+        logits = self.model.classifier(self.model.features(self.normalized(images))).contiguous()
+        self.confusion.update(labels_of(upsample(logits, (labels.shape[-2], labels.shape[-1]))), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        accuracy = Accuracy.of(self.confusion.compute())
+        self.confusion.reset()
+        self.log("val_miou", accuracy.miou, prog_bar=True)
+        self.log("val_pixel_accuracy", accuracy.pixel_accuracy)
+
+    def configure_optimizers(self):  # type: ignore[no-untyped-def]
+        config = self.config
+        backbone = {id(parameter) for parameter in self.model.base.backbone.parameters()}
+        groups = []
+        for rate, pretrained in ((config.backbone_rate, True), (config.head_rate, False)):
+            ours = [p for p in self.parameters() if (id(p) in backbone) == pretrained and p.requires_grad]
+            # Weight decay is for matrices; norms and biases go without.
+            groups.append({"params": [p for p in ours if p.ndim > 1], "max_lr": rate})
+            groups.append({"params": [p for p in ours if p.ndim <= 1], "max_lr": rate, "weight_decay": 0.0})
+        rates = [group.pop("max_lr") for group in groups]
+        optimizer = torch.optim.AdamW(groups, lr=config.head_rate, weight_decay=config.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_loader(dataset: CropDataset, config: BaseStageConfig, seed: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        config.batch_size,
+        # Shuffles by seed and epoch alone, so that a run that was stopped goes on with the same batches.
+        sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=seed),
+        drop_last=len(dataset) > config.batch_size,
+        num_workers=config.workers,
+    )

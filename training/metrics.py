@@ -1,0 +1,52 @@
+"""Segmentation accuracy from one confusion matrix pooled over a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from stmem_ros.labels import IGNORE_INDEX
+
+
+def confusion_matrix(classes: int) -> MulticlassConfusionMatrix:
+    """Rows are the truth, columns the prediction; ignored pixels are not counted."""
+    return MulticlassConfusionMatrix(classes, ignore_index=IGNORE_INDEX, validate_args=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Percentages; a class that is neither in the truth nor predicted has no IoU (None) and no part in the mean."""
+
+    miou: float
+    pixel_accuracy: float
+    per_class_iou: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, confusion: Tensor) -> Accuracy:
+        """IoU_c = TP / (TP + FP + FN); mIoU is the mean over the classes that have one."""
+        confusion = confusion.double().cpu()
+        hits = confusion.diagonal()
+        union = confusion.sum(0) + confusion.sum(1) - hits
+        iou = 100 * hits / union
+        present = union > 0
+        return cls(
+            miou=float(iou[present].mean()) if present.any() else 0.0,
+            pixel_accuracy=float(100 * hits.sum() / confusion.sum().clamp(min=1)),
+            per_class_iou=tuple(float(value) if there else None for value, there in zip(iou, present, strict=True)),
+        )
+
+    def to_dict(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "per_class_iou": dict(zip(names, self.per_class_iou, strict=True)),
+        }
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """`(N, classes, H, W)` to `(N, H, W)`."""
+    return torch.argmax(logits, 1)
