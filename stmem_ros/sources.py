@@ -23,19 +23,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.decode import ImageError, decode_compressed, decode_encoded, decode_image
+
 DEFAULT_RATE = 15.0
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 BAG_SUFFIXES = (".bag", ".db3", ".mcap")
 
 _IMAGE = "sensor_msgs/msg/Image"
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-_TO_RGB = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-}
 _FRAMES_FOR_RATE = 30
 
 _logger = logging.getLogger(__name__)
@@ -43,10 +38,6 @@ _logger = logging.getLogger(__name__)
 
 class SourceError(Exception):
     """A source that gives no frames: one line naming the source, the reason and what to do."""
-
-
-class _FrameError(Exception):
-    """One frame that cannot be decoded; the frames around it may well be good."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +183,8 @@ class _FolderSource(FrameSource):
         assert self.rate is not None
         for index, file in enumerate(self._files):
             try:
-                image = _decode(np.fromfile(file, np.uint8))
-            except (OSError, _FrameError) as error:
+                image = decode_encoded(np.fromfile(file, np.uint8))
+            except (OSError, ImageError) as error:
                 _logger.warning("%s skipped: %s", file, _one_line(error))
                 continue
             yield Frame(image, round(index * 1e9 / self.rate), index)
@@ -219,8 +210,8 @@ class _BagSource(FrameSource):
     def _frames(self) -> Generator[Frame, None, None]:
         for index, (message, stamp_ns) in enumerate(self._messages()):
             try:
-                image = _message_image(message)
-            except _FrameError as error:
+                image = decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
+            except ImageError as error:
                 _logger.warning("%s: message %d on %s skipped: %s", self.name, index, self.topic, error)
                 continue
             yield Frame(image, stamp_ns, index)
@@ -237,15 +228,7 @@ class _BagSource(FrameSource):
 
     def _measure_rate(self) -> float | None:
         with contextlib.closing(self._messages()) as messages:
-            stamps = []
-            for message, stamp in islice(messages, _FRAMES_FOR_RATE):
-                stamps.append(stamp)
-                encoding = getattr(message, "encoding", None)
-                if encoding is not None and encoding not in _CHANNELS:
-                    raise SourceError(
-                        f"{self.name}: images on {self.topic} have encoding {encoding!r}; "
-                        f"choose a topic with one of {' '.join(_CHANNELS)} or with compressed images"
-                    )
+            stamps = [stamp for _, stamp in islice(messages, _FRAMES_FOR_RATE)]
         steps = [later - earlier for earlier, later in pairwise(stamps) if later > earlier]
         return 1e9 / statistics.median(steps) if steps else None
 
@@ -314,42 +297,8 @@ def _image_topic(path: Path, reader: Any, wanted: str) -> str:
     return chosen[0]
 
 
-def _message_image(message: Any) -> NDArray[np.uint8]:
-    """`(H, W, 3)` RGB of a deserialised Image or CompressedImage. Raises _FrameError."""
-    if not hasattr(message, "encoding"):
-        return _decode(np.asarray(message.data, np.uint8))
-    encoding, height, width, step = message.encoding, message.height, message.width, message.step
-    if encoding not in _CHANNELS:
-        raise _FrameError(f"encoding {encoding!r} is none of {' '.join(_CHANNELS)}")
-    channels = _CHANNELS[encoding]
-    if not height or not width:
-        raise _FrameError(f"size {width}x{height} is empty")
-    if step < width * channels:
-        raise _FrameError(f"step {step} is less than a row of {width * channels} bytes")
-    if len(message.data) < height * step:
-        raise _FrameError(f"{len(message.data)} bytes of data are less than {height} rows of {step}")
-    rows = np.asarray(message.data, np.uint8)[: height * step].reshape(height, step)
-    image = rows[:, : width * channels].reshape(height, width, channels)
-    return _uint8(cv2.cvtColor(image, _TO_RGB[encoding])) if encoding in _TO_RGB else image.copy()
-
-
-def _decode(encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`(H, W, 3)` RGB of a JPEG, PNG, WebP or BMP held in memory. Raises _FrameError."""
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise _FrameError(f"its {encoded.size} bytes are no image, or a damaged one")
-    return _bgr_to_rgb(image)
-
-
 def _bgr_to_rgb(image: Any) -> NDArray[np.uint8]:
-    return _uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-def _uint8(image: Any) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(image, np.uint8)
+    return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _is_image(path: Path) -> bool:

@@ -104,9 +104,6 @@ class BaseStage(L.LightningModule):
         return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if (labels == IGNORE_INDEX).all():
-            # The mean over no pixel would be NaN, and so would every weight after it.
-            return 0 * logits.sum()
         return F.cross_entropy(logits, labels, self.weights, ignore_index=IGNORE_INDEX, label_smoothing=0.05)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:

@@ -41,7 +41,8 @@ def evaluate(
     With STF a frame's window holds its neighbours (see `window_of`).
     Raises DatasetError where a file cannot be used.
     """
-    model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.eval().to(device)
+    model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocess = Preprocessor(info.normalization, info.short_side, device)
     confusion = confusion_matrix(len(spec.labels)).to(device)
     length = model.window_frames

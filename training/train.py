@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         given.insert(0, "--config")
     parser = settings_parser()
     parsed = parser.parse_args(given)
-    settings = parser.instantiate_classes(parsed).as_dict()
+    settings = parser.instantiate(parsed).as_dict()
     config = TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def train_base(config: TrainConfig, folder: Path) -> Path:
         check_val_every_n_epoch=config.base.validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        logger=[CSVLogger(folder, name="csv", version=""), TensorBoardLogger(folder, name="tensorboard", version="")],
+        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard", version="")],
         callbacks=[
             EMAWeightAveraging(decay=config.base.ema_decay),
             # Every epoch, the newest alone (save_last with save_top_k=0 would write when all epochs are over).

@@ -23,7 +23,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
-from stmem_ros.node.decode import decode_image
+from stmem_ros.decode import decode_image
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.outputs import QOS
 from stmem_ros.node.recording import Recorder

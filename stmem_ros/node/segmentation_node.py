@@ -18,8 +18,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from stmem_ros.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.node.camera import Camera
-from stmem_ros.node.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.node.mailbox import Mailbox
 from stmem_ros.node.messages import stamp_from_ns, stamp_to_ns
 from stmem_ros.node.outputs import Outputs
@@ -161,9 +161,9 @@ class SegmentationNode(LifecycleNode):
         return response
 
     def _every_second(self) -> None:
-        level, message = self._health()
+        level, kind, message = self._health()
         if level != DiagnosticStatus.OK:
-            self._complain(message.partition(":")[0], message)
+            self._complain(kind, message)
         status = DiagnosticStatus(level=level, name=f"{self.get_fully_qualified_name()}: stream", message=message)
         status.hardware_id = str(self._engine.device) if self._engine else ""
         values = self._statistics.summary() | {"checkpoint": self._checkpoint}
@@ -175,29 +175,28 @@ class SegmentationNode(LifecycleNode):
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
 
-    def _health(self) -> tuple[bytes, str]:
+    def _health(self) -> tuple[bytes, str, str]:
+        """Level, a short word for the rate limit, and the message."""
         if self._camera is None:
-            return DiagnosticStatus.OK, "not active"
+            return DiagnosticStatus.OK, "inactive", "not active"
         if not self._enabled:
-            return DiagnosticStatus.OK, "disabled"
+            return DiagnosticStatus.OK, "disabled", "disabled"
         patience = self.get_parameter("no_image_warning").value
-        quiet = self._statistics.seconds_since_image()
         waited = time.monotonic() - self._active_since
-        quiet = waited if quiet is None else min(quiet, waited)
+        since_image = self._statistics.seconds_since_image()
+        quiet = waited if since_image is None else min(since_image, waited)
         if patience and quiet > patience:
-            publishers = ", ".join(self._camera.publishers()) or "none: is the camera running, is image_topic right?"
-            return (
-                DiagnosticStatus.WARN,
-                f"no image for {quiet:.0f} s on {self._camera.topic}: publishers are {publishers}",
-            )
+            publishers = ", ".join(self._camera.publishers()) or "none (is the camera running, is the topic right?)"
+            message = f"no image for {quiet:.0f} s on {self._camera.topic}: publishers are {publishers}"
+            return DiagnosticStatus.WARN, "no image", message
         lost = self._statistics.lost_share()
         if lost > LOST_SHARE_TO_REPORT:
-            return (
-                DiagnosticStatus.WARN,
+            message = (
                 f"frames are missing: by their stamps {lost:.0%} of the images on {self._camera.topic} never arrived; "
-                "for large images over Fast DDS start camera and node with large_data (see the README)",
+                "for large images over Fast DDS start camera and node with large_data (see the README)"
             )
-        return DiagnosticStatus.OK, "segmenting"
+            return DiagnosticStatus.WARN, "lost", message
+        return DiagnosticStatus.OK, "well", "segmenting"
 
     # Worker thread
 

@@ -1,4 +1,4 @@
-"""Image messages to RGB arrays. What cannot be shown as a camera image is an `ImageError` for a person."""
+"""Image messages, of ROS or of a bag, to RGB arrays. What is no camera image is an `ImageError` for a person."""
 
 from __future__ import annotations
 
@@ -79,11 +79,18 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 
 
 def decode_compressed(message: Any) -> NDArray[np.uint8]:
-    """A sensor_msgs/CompressedImage (JPEG, PNG, whatever OpenCV reads) to `(H, W, 3)` RGB uint8. Raises ImageError."""
-    data = np.frombuffer(message.data, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    """A sensor_msgs/CompressedImage to `(H, W, 3)` RGB uint8. Raises ImageError."""
+    return decode_encoded(np.frombuffer(message.data, np.uint8), f"of format {message.format!r} ")
+
+
+def decode_encoded(data: NDArray[np.uint8], kind: str = "") -> NDArray[np.uint8]:
+    """The bytes of an image file (JPEG, PNG, whatever OpenCV reads) to `(H, W, 3)` RGB uint8. Raises ImageError."""
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:
+        image = None
     if image is None:
-        raise ImageError("data", f"{data.size} bytes of format {message.format!r} are no image that OpenCV can read")
+        raise ImageError("data", f"{data.size} bytes {kind}are no image that OpenCV can read")
     _check_size(*image.shape[:2])
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 

@@ -1,0 +1,82 @@
+"""Dependencies point one way only (design: section 2), read from the import statements."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Who may not import what. A name covers what lies below it.
+FORBIDDEN = {
+    "stmem_ros": ("lightning", "pytorch_lightning", "torchvision", "timm", "torchmetrics", "kornia", "training"),
+    "stmem_ros/network": (
+        "stmem_ros.streaming",
+        "stmem_ros.node",
+        "stmem_ros.checkpoint",
+        "training",
+        "cv2",
+        "rclpy",
+        "safetensors",
+    ),
+    "stmem_ros/streaming": ("stmem_ros.node", "training", "rclpy"),
+    "stmem_ros/node": ("training",),
+    "training": ("stmem_ros.node", "rclpy", "torchvision", "timm"),
+}
+
+
+def imports(source: str) -> set[str]:
+    """Every module that the source imports, wherever in it; `from a import b` may mean `a` or `a.b`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import hides where it leads.
+            module = "." * node.level + (node.module or "")
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def offences(source: str, forbidden: tuple[str, ...]) -> set[str]:
+    return {
+        name
+        for name in imports(source)
+        if name.startswith(".") or any(name == other or name.startswith(f"{other}.") for other in forbidden)
+    }
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_no_room_knows_what_it_must_not(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files, f"{folder} holds no Python file"
+    found = {
+        str(path.relative_to(ROOT)): sorted(offences(path.read_text(), FORBIDDEN[folder]))
+        for path in files
+        if offences(path.read_text(), FORBIDDEN[folder])
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import training",
+        "import os, training.train as t",
+        "from training import train",
+        "from training.dataset import load_spec",
+        "def f():\n    import training",
+        "from . import anything",
+        "from ..training import train",
+    ],
+)
+def test_a_forbidden_import_is_found_however_it_is_written(source: str) -> None:
+    assert offences(source, ("training",))
+
+
+@pytest.mark.parametrize(
+    "source", ["import trainings", "from stmem_ros import training_notes", "x = 'import training'"]
+)
+def test_what_only_looks_alike_is_allowed(source: str) -> None:
+    assert not offences(source, ("training",))

@@ -1,0 +1,201 @@
+"""Image messages of every encoding, good and malformed, as RGB arrays or as an ImageError for a person."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
+from stmem_ros.decode import ImageError, decode_compressed, decode_image  # noqa: E402
+
+HEIGHT, WIDTH = 24, 32
+# Smooth, so that chroma subsampling and Bayer mosaics keep it nearly whole.
+RGB = np.stack(
+    np.broadcast_arrays(
+        np.linspace(20, 200, WIDTH)[None, :], np.linspace(220, 40, HEIGHT)[:, None], np.full((HEIGHT, WIDTH), 90.0)
+    ),
+    -1,
+).astype(np.uint8)
+GRAY = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)
+
+
+def message(encoding: str, pixels: np.ndarray, padding: int = 0, bigendian: int = 0) -> Image:
+    """The pixels as a message whose rows end in `padding` bytes of 255."""
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
+    data = array.array("B")
+    data.frombytes(rows.tobytes())
+    return Image(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=rows.shape[1],
+        is_bigendian=bigendian,
+        data=data,
+    )
+
+
+def bayer(pattern: str) -> np.ndarray:
+    """The mosaic that a sensor of that pattern (its first two rows' colours, as ROS names it) sees of RGB."""
+    channel = {"r": 0, "g": 1, "b": 2}
+    mosaic = np.empty((HEIGHT, WIDTH), np.uint8)
+    for index, color in enumerate(pattern):
+        y, x = divmod(index, 2)
+        mosaic[y::2, x::2] = RGB[y::2, x::2, channel[color]]
+    return mosaic
+
+
+def yuv422(order: str) -> np.ndarray:
+    yuv = cv2.cvtColor(RGB, cv2.COLOR_RGB2YUV)
+    # OpenCV's packed formats use the video range.
+    y = 16 + yuv[..., 0].astype(float) * 219 / 255
+    red, green, blue = (RGB[..., index].astype(float) for index in range(3))
+    u = 128 - 0.148 * red - 0.291 * green + 0.439 * blue
+    v = 128 + 0.439 * red - 0.368 * green - 0.071 * blue
+    packed = np.empty((HEIGHT, WIDTH, 2), np.uint8)
+    luma, chroma = (1, 0) if order == "uyvy" else (0, 1)
+    packed[..., luma] = y.round()
+    packed[:, 0::2, chroma] = u[:, 0::2].round()
+    packed[:, 1::2, chroma] = v[:, 0::2].round()
+    return packed
+
+
+EXACT = {
+    "rgb8": RGB,
+    "bgr8": RGB[..., ::-1],
+    "8UC3": RGB[..., ::-1],
+    "rgba8": np.dstack([RGB, np.full_like(GRAY, 3)]),
+    "bgra8": np.dstack([RGB[..., ::-1], np.full_like(GRAY, 3)]),
+    "8UC4": np.dstack([RGB[..., ::-1], np.full_like(GRAY, 3)]),
+    "rgb16": RGB.astype(np.uint16) * 256 + 77,
+    "bgr16": RGB[..., ::-1].astype(np.uint16) * 256,
+    "rgba16": np.dstack([RGB, GRAY]).astype(np.uint16) * 256,
+    "32FC3": (RGB[..., ::-1] / 255).astype(np.float32),
+}
+EXACT_GRAY = {
+    "mono8": GRAY,
+    "8UC1": GRAY,
+    "mono16": GRAY.astype(np.uint16) * 256 + 200,
+    "16UC1": GRAY.astype(np.uint16) * 256,
+    "32FC1": (GRAY / 255).astype(np.float32),
+}
+CLOSE = {f"bayer_{pattern}8": bayer(pattern) for pattern in ("rggb", "bggr", "gbrg", "grbg")} | {
+    "bayer_rggb16": bayer("rggb").astype(np.uint16) * 256,
+    "yuv422": yuv422("uyvy"),
+    "uyvy": yuv422("uyvy"),
+    "yuv422_yuy2": yuv422("yuyv"),
+    "yuyv": yuv422("yuyv"),
+}
+
+
+@pytest.mark.parametrize("padding", [0, 12])
+@pytest.mark.parametrize("encoding", [*EXACT, *EXACT_GRAY])
+def test_the_colours_are_the_cameras(encoding: str, padding: int) -> None:
+    expected = RGB if encoding in EXACT else np.repeat(GRAY[..., None], 3, -1)
+    pixels = EXACT.get(encoding, EXACT_GRAY.get(encoding))
+    decoded = decode_image(message(encoding, pixels, padding))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("encoding", CLOSE)
+def test_subsampled_colours_are_nearly_the_cameras(encoding: str) -> None:
+    decoded = decode_image(message(encoding, CLOSE[encoding], padding=4)).astype(int)
+    # The outermost cells of a mosaic are extrapolated.
+    assert np.abs(decoded - RGB)[2:-2, 2:-2].max() <= 12
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "rgb16", "32FC1"])
+def test_the_byte_order_is_honoured(encoding: str) -> None:
+    pixels = EXACT.get(encoding, EXACT_GRAY.get(encoding))
+    swapped = message(encoding, pixels.byteswap(), bigendian=1)
+    np.testing.assert_array_equal(decode_image(swapped), decode_image(message(encoding, pixels)))
+
+
+def test_rgb8_is_not_copied() -> None:
+    original = message("rgb8", RGB)
+    assert np.shares_memory(decode_image(original), np.frombuffer(original.data, np.uint8))
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_compressed_images_keep_their_colours(ending: str) -> None:
+    encoded = cv2.imencode(ending, RGB[..., ::-1])[1]
+    data = array.array("B", encoded.tobytes())
+    decoded = decode_compressed(CompressedImage(format=ending[1:], data=data)).astype(int)
+    assert np.abs(decoded - RGB).max() <= (0 if ending == ".png" else 12)
+
+
+MALFORMED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown encoding": ({"encoding": "cmyk8"}, "encoding", "'cmyk8' is not supported"),
+    "empty encoding": ({"encoding": ""}, "encoding", "'' is not supported"),
+    "narrow step": ({"step": 95}, "step", "step is 95 bytes, but a row of 32 pixels of rgb8 takes 96"),
+    "short data": ({"data": array.array("B", bytes(2303))}, "data", "2303 bytes, but height 24 times step 96 is 2304"),
+    "no data": ({"data": array.array("B")}, "data", "0 bytes"),
+    "no rows": ({"height": 0}, "size", "32x0"),
+    "no columns": ({"width": 0}, "size", "0x24"),
+    "a huge claim": ({"height": 2**32 - 1, "width": 2**32 - 1, "step": 2**32 - 1}, "step", "step is"),
+    "a strip": ({"height": 4, "width": 1000}, "size", "1000x4"),
+    "odd YUV": ({"encoding": "uyvy", "width": 31}, "size", "even width"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_message_says_what_is_wrong(name: str) -> None:
+    changes, kind, reason = MALFORMED[name]
+    bad = message("rgb8", RGB)
+    for field, value in changes.items():
+        setattr(bad, field, value)
+    with pytest.raises(ImageError) as caught:
+        decode_image(bad)
+    assert caught.value.kind == kind
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (np.inf, "infinite"), (7.5, "7.5"), (-1.0, "-1")])
+def test_float_images_must_lie_in_0_to_1(value: float, said: str) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH), np.float32)
+    pixels[3, 5] = value
+    with pytest.raises(ImageError, match=said):
+        decode_image(message("32FC1", pixels))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"no picture"])
+def test_compressed_data_that_is_no_image_is_an_error(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r"no image that OpenCV can read"):
+        decode_compressed(CompressedImage(format="jpeg", data=array.array("B", data)))
+
+
+ENCODINGS = [*EXACT, *EXACT_GRAY, *CLOSE, "cmyk8", "nv21", "64FC1", "8SC2", "", "rgb8\x00"]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    encoding=st.sampled_from(ENCODINGS),
+    height=st.integers(0, 70),
+    width=st.integers(0, 70),
+    step=st.one_of(st.integers(0, 600), st.integers(0, 2**32 - 1)),
+    length=st.integers(0, 20000),
+    bigendian=st.integers(0, 255),
+    seed=st.integers(0, 255),
+)
+def test_any_message_gives_an_image_of_its_size_or_an_image_error(
+    encoding: str, height: int, width: int, step: int, length: int, bigendian: int, seed: int
+) -> None:
+    data = array.array("B", bytes((seed * index) % 256 for index in range(64)) * (length // 64 + 1))[:length]
+    random = Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=bigendian, data=data)
+    try:
+        decoded = decode_image(random)
+    except ImageError as error:
+        assert str(error) and "\n" not in str(error)
+    else:
+        assert decoded.shape == (height, width, 3) and decoded.dtype == np.uint8

@@ -1,0 +1,77 @@
+"""The launch file and the parameter file agree with what the node declares."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH_FILE = ROOT / "launch" / "segment.launch.py"
+# Every ROS 2 node has it.
+STANDARD = {"use_sim_time"}
+
+
+def launch_table(name: str) -> list[str]:
+    """The keys of a dictionary at the top of the launch file, read without importing launch."""
+    for statement in ast.parse(LAUNCH_FILE.read_text()).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == name:
+            return [key.value for key in statement.value.keys]
+    raise AssertionError(f"{LAUNCH_FILE.name} has no {name}")
+
+
+def test_every_parameter_argument_of_the_launch_file_is_a_parameter_of_the_node() -> None:
+    declared = {parameter.name for parameter in PARAMETERS} | STANDARD
+    assert set(launch_table("PARAMETER_ARGUMENTS")) <= declared
+
+
+def test_the_launch_file_has_the_documented_arguments() -> None:
+    arguments = {*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")}
+    documented = set(re.findall(r"^\| `(\w+)` \|", section("Launch arguments"), re.MULTILINE))
+    assert arguments == documented
+
+
+def test_the_parameter_file_has_every_parameter_at_its_default() -> None:
+    document = yaml.safe_load((ROOT / "config" / "segment.yaml").read_text())
+    assert document["/**"]["ros__parameters"] == {parameter.name: parameter.default for parameter in PARAMETERS}
+
+
+def test_every_parameter_in_the_file_has_a_comment_above_it() -> None:
+    lines = (ROOT / "config" / "segment.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"    \w+:", line):
+            assert lines[number - 1].lstrip().startswith("#"), line
+
+
+def test_the_readme_lists_every_parameter() -> None:
+    documented = set(re.findall(r"^\| `(\w+)` \|", section("Parameters"), re.MULTILINE))
+    assert documented == {parameter.name for parameter in PARAMETERS}
+
+
+def section(title: str) -> str:
+    """The text of the README below a heading."""
+    text = (ROOT / "README.md").read_text()
+    return re.split(r"^#+ ", text.split(f"# {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_the_launch_file_starts_the_node() -> None:
+    pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation, not from PyPI")
+    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+    from launch import LaunchContext
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    try:
+        share = Path(get_package_share_directory("stmem_ros"))
+    except PackageNotFoundError:
+        pytest.skip("stmem_ros is not installed here: build it with colcon and source install/setup.bash")
+    source = PythonLaunchDescriptionSource(str(share / "launch" / "segment.launch.py"))
+    description = source.get_launch_description(LaunchContext())
+    names = {argument.name for argument in description.get_launch_arguments()}
+    assert names == {*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")}

@@ -1,0 +1,344 @@
+"""The segmentation node as its graph sees it: images in and labels out over DDS, good input and bad."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from graph import Graph, pixels, wait_for  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
+
+from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint  # noqa: E402
+from stmem_ros.labels import LabelSet  # noqa: E402
+from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter  # noqa: E402
+from stmem_ros.node.messages import stamp_to_ns, to_array, to_image_msg  # noqa: E402
+from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
+from stmem_ros.streaming import StreamConfig, StreamingSegmenter  # noqa: E402
+
+CLASSES = 60
+STEP = 4
+
+
+def gray_frame(number: int, size: tuple[int, int] = (72, 96)) -> np.ndarray:
+    """A frame that encodes its own number: the network below labels every pixel of it `number`."""
+    return np.full((*size, 3), number * STEP, np.uint8)
+
+
+@pytest.fixture
+def gray_checkpoint(tmp_path: Path, pixel_base: str) -> Path:
+    """A network whose label is the pixel's grey level divided by STEP."""
+    config = SegmenterConfig(pixel_base, CLASSES)
+    model = build_segmenter(config)
+    levels = torch.arange(CLASSES, dtype=torch.float32)
+    with torch.no_grad():
+        # Nearest level: the largest of 2 k x - k^2, x in levels.
+        model.classifier.linear.weight.zero_()
+        model.classifier.linear.weight[:, 0, 0, 0] = 2 * levels * 128 / STEP
+        model.classifier.linear.bias.copy_(2 * levels * 127 / STEP - levels**2)
+    labels = LabelSet([f"level {k}" for k in range(CLASSES)], [(k * STEP, 255 - k * STEP, 7) for k in range(CLASSES)])
+    path = tmp_path / "gray.safetensors"
+    save_checkpoint(path, model, CheckpointInfo(config, labels, Normalization((127,) * 3, (128,) * 3), 64))
+    return path
+
+
+@pytest.fixture
+def fusing_checkpoint(tmp_path: Path, pixel_base: str) -> Path:
+    """A random network with STF: its labels depend on the whole window."""
+    torch.manual_seed(3)
+    config = SegmenterConfig(pixel_base, 5, stf=STFConfig(block=(16, 16), positional_grid=(4, 4), feedforward=8))
+    model = build_segmenter(config)
+    with torch.no_grad():
+        model.classifier.linear.weight.normal_()
+    labels = LabelSet([str(k) for k in range(5)], [(k, k, k) for k in range(5)])
+    path = tmp_path / "fusing.safetensors"
+    save_checkpoint(path, model, CheckpointInfo(config, labels, Normalization((127,) * 3, (128,) * 3), 64))
+    return path
+
+
+@pytest.fixture
+def make_graph(ros_domain: int) -> Iterator[Callable[..., Graph]]:
+    graphs: list[Graph] = []
+
+    def make(**parameters: Any) -> Graph:
+        graphs.append(Graph(parameters))
+        return graphs[-1]
+
+    yield make
+    for graph in graphs:
+        graph.close()
+
+
+@pytest.fixture
+def graph(make_graph: Callable[..., Graph], gray_checkpoint: Path) -> Graph:
+    return make_graph(checkpoint=str(gray_checkpoint))
+
+
+def test_labels_are_mono8_at_the_image_size_with_its_stamp_and_frame_id(graph: Graph) -> None:
+    message = graph.start().labels_of(gray_frame(9, (75, 101)), stamp_ns=123_000_000_456, frame_id="front")
+    assert (message.encoding, message.height, message.width, message.step) == ("mono8", 75, 101, 101)
+    assert stamp_to_ns(message.header.stamp) == 123_000_000_456
+    assert message.header.frame_id == "front"
+    assert np.unique(pixels(message)).tolist() == [9]
+
+
+def test_a_label_never_carries_another_frames_stamp_even_when_frames_are_dropped(graph: Graph) -> None:
+    graph.start()
+    number_of = {graph.send_image(gray_frame(number)): number for number in range(50)}
+    last = max(number_of)
+    wait_for(lambda: any(stamp_to_ns(m.header.stamp) == last for m in graph.received["labels"]), "the last frame")
+    for message in graph.received["labels"]:
+        assert np.unique(pixels(message)).tolist() == [number_of[stamp_to_ns(message.header.stamp)]]
+
+
+@pytest.mark.parametrize("window", ["causal", "centered"])
+def test_the_node_labels_a_stream_as_the_engine_does(
+    make_graph: Callable[..., Graph], fusing_checkpoint: Path, window: str
+) -> None:
+    graph = make_graph(checkpoint=str(fusing_checkpoint), window=window).start()
+    engine = StreamingSegmenter.from_checkpoint(fusing_checkpoint, StreamConfig(window=window))
+    random = np.random.default_rng(0)
+    expected = []
+    for _ in range(6):
+        image = random.integers(0, 256, (64, 80, 3), np.uint8)
+        stamp = graph.send_image(image)
+        result = engine.step(image, stamp, "camera")
+        if result is not None:
+            expected.append(result)
+        graph.wait_labels(len(expected))
+        graph.wait_segmented(stamp)
+    assert len(expected) == (6 if window == "causal" else 5)
+    for message, result in zip(graph.received["labels"], expected, strict=True):
+        assert stamp_to_ns(message.header.stamp) == result.stamp_ns
+        np.testing.assert_array_equal(pixels(message), result.labels)
+
+
+def test_color_overlay_and_confidence_come_for_those_who_subscribe(graph: Graph, gray_checkpoint: Path) -> None:
+    graph.start("labels", "color", "overlay", "confidence")
+    graph.labels_of(gray_frame(10))
+    wait_for(lambda: all(graph.received.values()), "one message on every output")
+    color, overlay, confidence = (graph.received[name][0] for name in ("color", "overlay", "confidence"))
+    assert color.encoding == overlay.encoding == "rgb8"
+    assert np.unique(pixels(color).reshape(-1, 3), axis=0).tolist() == [[40, 215, 7]]
+    # Half palette, half camera.
+    assert np.abs(pixels(overlay)[0, 0].astype(int) - (np.array([40, 215, 7]) + 40) / 2).max() <= 1
+    assert confidence.encoding == "mono8" and confidence.step == confidence.width == 96
+    stamps = {stamp_to_ns(messages[0].header.stamp) for messages in graph.received.values()}
+    assert len(stamps) == 1
+
+
+def test_overlay_alpha_changes_while_the_node_runs(graph: Graph) -> None:
+    graph.start("labels", "overlay")
+    assert graph.node.set_parameters([Parameter("overlay_alpha", value=0.0)])[0].successful
+    graph.labels_of(gray_frame(10))
+    wait_for(lambda: graph.received["overlay"], "an overlay")
+    np.testing.assert_array_equal(pixels(graph.received["overlay"][0]), gray_frame(10))
+
+
+def test_compressed_images_are_read(make_graph: Callable[..., Graph], gray_checkpoint: Path) -> None:
+    graph = make_graph(checkpoint=str(gray_checkpoint), image_transport="compressed").start()
+    png = cv2.imencode(".png", gray_frame(11))[1]
+    graph.send(CompressedImage(header=Header(frame_id="front"), format="png", data=to_array(png)))
+    graph.wait_labels(1)
+    assert np.unique(pixels(graph.received["labels"][0])).tolist() == [11]
+    graph.send(CompressedImage(format="jpeg", data=array.array("B", b"not a jpeg")))
+    graph.wait_message(f"{graph.namespace}/image/compressed", "jpeg")
+
+
+@pytest.mark.parametrize("reliability", [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
+def test_reliability_follows_the_publisher(graph: Graph, reliability: ReliabilityPolicy) -> None:
+    graph.start(reliability=reliability)
+    assert np.unique(pixels(graph.labels_of(gray_frame(5)))).tolist() == [5]
+    graph.wait_diagnostics(reliability=reliability.name.lower())
+
+
+def broken(**changes: Any) -> Image:
+    """A good 96x72 rgb8 message with fields changed."""
+    message = to_image_msg(gray_frame(1), "rgb8", Header(frame_id="camera"))
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+def nan_image() -> Image:
+    image = np.zeros((72, 96), np.float32)
+    image[3, 4] = np.nan
+    data = array.array("B")
+    data.frombytes(image.tobytes())
+    return broken(encoding="32FC1", step=96 * 4, data=data)
+
+
+BAD = {
+    "unknown encoding": (lambda: broken(encoding="cmyk8"), "encoding", ["cmyk8", "supported"]),
+    "step smaller than a row": (lambda: broken(step=100), "step", ["step is 100", "288"]),
+    "data too short": (lambda: broken(data=array.array("B", bytes(500))), "data", ["500 bytes", "20736"]),
+    "zero size": (lambda: broken(height=0), "size", ["96x0"]),
+    "NaN": (nan_image, "float", ["1 values", "NaN"]),
+    "a strip": (lambda: broken(height=1, width=6912, step=20736), "size", ["6912x1"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_frame_is_explained_and_counted_and_the_next_good_one_is_labelled(graph: Graph, name: str) -> None:
+    make, kind, parts = BAD[name]
+    graph.start()
+    graph.send(make())
+    graph.wait_message(f"{graph.namespace}/image", *parts)
+    graph.wait_diagnostics(**{f"rejected_for_{kind}": "1", "frames_rejected": "1"})
+    assert np.unique(pixels(graph.labels_of(gray_frame(7)))).tolist() == [7]
+
+
+def test_the_same_complaint_is_not_repeated_at_every_frame(graph: Graph) -> None:
+    graph.start()
+    for count in range(1, 6):
+        graph.send(broken(encoding="cmyk8"))
+        wait_for(lambda count=count: graph.node._statistics.rejected["encoding"] == count, "the rejection")
+    graph.wait_diagnostics(rejected_for_encoding="5")
+    assert len([text for text in graph.messages() if "cmyk8" in text]) == 1
+
+
+def test_big_endian_16_bit_images_are_read_by_their_upper_bits(graph: Graph) -> None:
+    graph.start()
+    wide = np.full((72, 96), 13 * STEP * 256 + 99, ">u2")
+    data = array.array("B")
+    data.frombytes(wide.tobytes())
+    graph.send(broken(encoding="mono16", is_bigendian=1, step=96 * 2, data=data))
+    graph.wait_labels(1)
+    assert np.unique(pixels(graph.received["labels"][0])).tolist() == [13]
+
+
+def test_a_new_size_in_mid_stream_starts_a_new_window(graph: Graph) -> None:
+    graph.start()
+    graph.labels_of(gray_frame(1))
+    message = graph.labels_of(gray_frame(2, (100, 80)))
+    assert pixels(message).shape == (100, 80)
+    graph.wait_message("the image size changed")
+    graph.wait_diagnostics(**{"window_reset:_the_image_size_changed": "1"})
+
+
+def test_a_stamp_that_goes_backwards_starts_a_new_window(graph: Graph) -> None:
+    graph.start()
+    graph.labels_of(gray_frame(1), stamp_ns=5_000_000_000)
+    message = graph.labels_of(gray_frame(2), stamp_ns=4_000_000_000)
+    assert stamp_to_ns(message.header.stamp) == 4_000_000_000
+    graph.wait_message("the stamp went backwards")
+
+
+def test_a_stamp_no_clock_can_have_does_not_stop_the_node(graph: Graph) -> None:
+    graph.start()
+    message = broken()
+    message.header.stamp.sec = -5
+    graph.send(message)
+    graph.wait_labels(1)
+    assert np.unique(pixels(graph.labels_of(gray_frame(7)))).tolist() == [7]
+
+
+def test_without_a_publisher_the_node_says_which_topic_is_silent(
+    make_graph: Callable[..., Graph], gray_checkpoint: Path
+) -> None:
+    graph = make_graph(checkpoint=str(gray_checkpoint), no_image_warning=0.2)
+    assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    graph.wait_message("no image", f"{graph.namespace}/image", "publishers are none")
+    wait_for(lambda: graph.diagnostics and graph.diagnostics[-1].status[0].level == DiagnosticStatus.WARN, "a warning")
+
+
+UNUSABLE = {
+    "no such checkpoint": ({"checkpoint": "/nowhere/model.safetensors"}, ["/nowhere/model.safetensors", "not exist"]),
+    "no CUDA": ({"device": "cuda"}, ["cuda", "no CUDA GPU"]),
+    "unknown device": ({"device": "toaster"}, ["toaster", "auto, cpu, cuda"]),
+    "unknown window": ({"window": "sideways"}, ["window", "sideways", "causal, centered"]),
+    "float16 on a CPU": ({"device": "cpu", "precision": "float16"}, ["float16", "GPU"]),
+    "a short side in between": ({"short_side": 5}, ["short_side", "5", "64"]),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_configuring_fails_with_the_reason_and_succeeds_once_mended(
+    make_graph: Callable[..., Graph], gray_checkpoint: Path, name: str
+) -> None:
+    if name == "no CUDA" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA GPU")
+    parameters, parts = UNUSABLE[name]
+    good = {"checkpoint": str(gray_checkpoint), "device": "auto", "precision": "auto", "window": "causal"}
+    graph = make_graph(**{**good, **parameters})
+    assert graph.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    graph.wait_message("cannot configure", *parts)
+    mended = {**good, "short_side": 0}
+    results = graph.node.set_parameters([Parameter(key, value=value) for key, value in mended.items()])
+    assert all(result.successful for result in results)
+    assert np.unique(pixels(graph.start().labels_of(gray_frame(3)))).tolist() == [3]
+
+
+def test_a_parameter_that_is_read_at_configuration_cannot_change_in_between(graph: Graph) -> None:
+    graph.start()
+    result = graph.node.set_parameters([Parameter("window", value="centered")])[0]
+    assert not result.successful and "clean it up first" in result.reason
+
+
+def test_reset_makes_the_next_frame_start_a_new_window(
+    make_graph: Callable[..., Graph], fusing_checkpoint: Path
+) -> None:
+    graph = make_graph(checkpoint=str(fusing_checkpoint)).start()
+    image = np.random.default_rng(1).integers(0, 256, (64, 80, 3), np.uint8)
+    alone = pixels(graph.labels_of(image))
+    graph.labels_of(gray_frame(60, (64, 80)))
+    assert not np.array_equal(pixels(graph.labels_of(image)), alone)
+    assert graph.call("reset", Trigger).success
+    np.testing.assert_array_equal(pixels(graph.labels_of(image)), alone)
+    graph.wait_diagnostics(**{"window_reset:_asked_for": "1"})
+
+
+def test_a_disabled_node_ignores_images_until_enabled(graph: Graph) -> None:
+    graph.start()
+    assert graph.call("enable", SetBool, data=False).success
+    graph.send_image(gray_frame(1))
+    wait_for(lambda: graph.node._statistics.received == 1, "the ignored frame")
+    assert graph.call("enable", SetBool, data=True).success
+    assert np.unique(pixels(graph.labels_of(gray_frame(2)))).tolist() == [2]
+    assert len(graph.received["labels"]) == 1
+
+
+def test_the_node_can_be_stopped_and_started_again(graph: Graph) -> None:
+    graph.start().labels_of(gray_frame(1))
+    node = graph.node
+    for _ in range(3):
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    wait_for(lambda: node._outputs.wanted("labels"), "the consumer")
+    wait_for(lambda: graph._camera.get_subscription_count() > 0, "the node to subscribe")
+    assert np.unique(pixels(graph.labels_of(gray_frame(4)))).tolist() == [4]
+
+
+def test_every_parameter_is_described_and_ranges_are_enforced(graph: Graph) -> None:
+    for parameter in PARAMETERS:
+        assert graph.node.describe_parameter(parameter.name).description
+    assert not graph.node.set_parameters([Parameter("overlay_alpha", value=1.5)])[0].successful
+    assert not graph.node.set_parameters([Parameter("reliability", value="hopeful")])[0].successful
+
+
+def test_diagnostics_say_what_the_node_does(graph: Graph) -> None:
+    graph.start()
+    for number in range(3):
+        graph.labels_of(gray_frame(number))
+    status = graph.wait_diagnostics(frames_received="3", frames_labelled="3", topic=f"{graph.namespace}/image")
+    assert status.level == DiagnosticStatus.OK
+    assert status.hardware_id == "cpu" or torch.cuda.is_available()
+    keys = {pair.key for pair in status.values}
+    assert {"latency p50 ms", "latency p99 ms", "node overhead p50 ms", "labels per second", "checkpoint"} <= keys
