@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image
 
-from stmem_ros.decode import ImageError, decode_compressed, decode_image  # noqa: E402
+from stmem_ros.decode import ImageError, decode_compressed, decode_image
 
 HEIGHT, WIDTH = 24, 32
 # Smooth, so that chroma subsampling and Bayer mosaics keep it nearly whole.

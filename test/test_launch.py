@@ -11,7 +11,7 @@ import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
+from stmem_ros.node.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILE = ROOT / "launch" / "segment.launch.py"
@@ -64,8 +64,9 @@ def section(title: str) -> str:
 def test_the_launch_file_starts_the_node() -> None:
     pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation, not from PyPI")
     from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-    from launch import LaunchContext
     from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    from launch import LaunchContext
 
     try:
         share = Path(get_package_share_directory("stmem_ros"))

@@ -8,7 +8,7 @@ import torch
 
 from stmem_ros.checkpoint import CheckpointInfo, Normalization
 from stmem_ros.labels import LabelSet
-from stmem_ros.network import MARConfig, STFConfig, SegmenterConfig, VideoSegmenter, build_segmenter
+from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_segmenter
 from stmem_ros.preprocess import Preprocessor, network_size
 from stmem_ros.streaming import DeviceError, ResetReason, StreamConfig, StreamingSegmenter, resolve_device
 

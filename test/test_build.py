@@ -1,0 +1,40 @@
+"""The package builds with colcon, as on a robot, and carries all it needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("options", [[], ["--symlink-install"]])
+def test_colcon_installs_commands_launch_file_parameters_and_model(tmp_path: Path, options: list[str]) -> None:
+    colcon = Path(sys.executable).parent / "colcon"
+    if not colcon.exists():
+        pytest.skip("colcon is not installed beside this Python")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in tracked.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            target = tmp_path / "src" / "stmem_ros" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target)
+    environment = os.environ | {"PATH": f"{colcon.parent}:{os.environ['PATH']}"}
+    built = subprocess.run(
+        [str(colcon), "build", *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    prefix = tmp_path / "install" / "stmem_ros"
+    commands = {path.name for path in (prefix / "lib" / "stmem_ros").iterdir()}
+    assert commands >= {"segmentation_node", "replay_node", "demo", "train", "evaluate"}
+    assert (prefix / "share" / "stmem_ros" / "launch" / "segment.launch.py").is_file()
+    assert (prefix / "share" / "stmem_ros" / "config" / "segment.yaml").is_file()
+    check = "from stmem_ros.checkpoint import *; print(len(read_info(DEFAULT_CHECKPOINT).labels))"
+    script = f'. install/local_setup.sh && cd / && "{sys.executable}" -c "{check}"'
+    found = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "11", found.stderr

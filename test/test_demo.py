@@ -1,0 +1,228 @@
+"""The nodes as processes: the demo's output, a real drive against the offline engine, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from graph import pixels  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rosbags.rosbag2 import StoragePlugin, Writer  # noqa: E402
+from rosbags.typesys import Stores, get_typestore  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, read_info  # noqa: E402
+from stmem_ros.node import demo  # noqa: E402
+from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
+from stmem_ros.node.outputs import QOS  # noqa: E402
+from stmem_ros.node.transport import LARGE_DATA, large_data_environment  # noqa: E402
+from stmem_ros.streaming import StreamingSegmenter  # noqa: E402
+
+DEADLINE_S = 90.0
+
+
+class Process:
+    """A node as a user starts it; its output goes to a file."""
+
+    def __init__(self, module: str, log: Path, *arguments: str) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            command = [sys.executable, "-m", module, "--ros-args", *arguments]
+            self.popen = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_output(self, text: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while text not in self.output:
+            assert time.monotonic() < deadline and self.popen.poll() is None, self.output
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
+    for name, value in large_data_environment(os.environ).items():
+        monkeypatch.setenv(name, value)
+    started: list[Process] = []
+
+    def start_process(module: str, *arguments: str) -> Process:
+        started.append(Process(f"stmem_ros.node.{module}", tmp_path / f"{len(started)}.log", *arguments))
+        return started[-1]
+
+    yield start_process
+    for process in started:
+        process.popen.kill()
+        process.popen.wait()
+
+
+class Consumer:
+    """Subscribes to labels and diagnostics of a node under /segmentation."""
+
+    def __init__(self) -> None:
+        self.labels: list[Image] = []
+        self.values: dict[str, str] = {}
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = rclpy.create_node("consumer", context=self._context)
+        self.subscription = self._node.create_subscription(Image, "/segmentation/labels", self.labels.append, QOS)
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.values = {pair.key: pair.value for pair in message.status[0].values}
+
+    def spin_until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {DEADLINE_S:g} s for {what}; diagnostics: {self.values}"
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture
+def consumer(start: Callable[..., Process]) -> Iterator[Consumer]:
+    made = Consumer()
+    yield made
+    made.close()
+
+
+def test_the_demo_leaves_everything_it_promises(
+    tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The demo sets it for its own processes; so does this, to be undone afterwards.
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", LARGE_DATA)
+    source, output = tmp_path / "drive", tmp_path / "out"
+    source.mkdir()
+    for number in range(12):
+        cv2.imwrite(str(source / f"{number:03}.png"), np.full((96, 128, 3), 20 * number, np.uint8))
+    assert demo.main(["--source", str(source), "--output", str(output), "--rate", "6"]) == 0
+    report = json.loads((output / "report.json").read_text())
+    assert report["frames_in"] == 12
+    assert report["frames_labelled"] + report["frames_dropped"] == 12
+    assert report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+    assert Path(report["checkpoint"]).name == DEFAULT_CHECKPOINT.name
+    labels = sorted((output / "labels").glob("*.png"))
+    assert len(labels) == report["frames_labelled"] > 0
+    image = cv2.imread(str(labels[0]), cv2.IMREAD_UNCHANGED)
+    assert image.shape == (96, 128) and image.max() < len(read_info(DEFAULT_CHECKPOINT).labels)
+    assert cv2.imread(str(output / "contact_sheet.png")) is not None
+    video = cv2.VideoCapture(str(output / "overlay.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 128 and video.read()[0]
+    assert "frames dropped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source", "/nowhere/drive.mp4"], "/nowhere/drive.mp4"),
+        (["--source", "0", "--checkpoint", "/nowhere/model.safetensors"], "/nowhere/model.safetensors does not exist"),
+    ],
+)
+def test_the_demo_explains_in_one_line_what_it_cannot_use(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_real_drive_through_dds_is_labelled_as_the_offline_engine_does(
+    shared: Path, tmp_path: Path, start: Callable[..., Process], consumer: Consumer
+) -> None:
+    frames = sorted((shared / "camvid" / "val").iterdir())[:40]
+    bag = tmp_path / "val"
+    stamps = make_bag(bag, frames, rate=15)
+    start("segmentation_node", "-r", "__ns:=/segmentation")
+    consumer.spin_until(lambda: consumer.subscription.get_publisher_count() > 0, "the node")
+    replay = start("replay_node", "-r", "image:=/segmentation/image", "-p", f"source:={bag}", "-p", "stamps:=source")
+    consumer.spin_until(lambda: replay.popen.poll() is not None, "the replay to end")
+    last = max(stamps)
+    consumer.spin_until(lambda: any(stamp_to_ns(m.header.stamp) == last for m in consumer.labels), "the last frame")
+    assert replay.popen.returncode == 0
+    assert len(consumer.labels) >= 5
+    engine = StreamingSegmenter.from_checkpoint(DEFAULT_CHECKPOINT)
+    for message in consumer.labels:
+        stamp = stamp_to_ns(message.header.stamp)
+        image = cv2.cvtColor(cv2.imread(str(stamps[stamp])), cv2.COLOR_BGR2RGB)
+        expected = engine.step(image, stamp, "camera")
+        assert expected is not None
+        np.testing.assert_array_equal(pixels(message), expected.labels)
+
+
+def make_bag(path: Path, frames: list[Path], rate: float) -> dict[int, Path]:
+    """A rosbag2 of lossless frames; which stamp is which file."""
+    types = get_typestore(Stores.ROS2_JAZZY)
+    kind, header = types.types["sensor_msgs/msg/CompressedImage"], types.types["std_msgs/msg/Header"]
+    time_type = types.types["builtin_interfaces/msg/Time"]
+    stamps = {}
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/camera/compressed", kind.__msgtype__, typestore=types)
+        for index, frame in enumerate(frames):
+            stamp = 1_700_000_000_000_000_000 + round(index * 1e9 / rate)
+            stamps[stamp] = frame
+            message = kind(
+                header=header(stamp=time_type(sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id="camera"),
+                format="webp",
+                data=np.fromfile(frame, np.uint8),
+            )
+            writer.write(connection, stamp, types.serialize_cdr(message, kind.__msgtype__))
+    return stamps
+
+
+def test_no_frame_is_lost_between_replay_and_node_at_960x720_and_15_hz(
+    tmp_path: Path, start: Callable[..., Process], consumer: Consumer
+) -> None:
+    source = tmp_path / "drive"
+    source.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(75):
+        small = random.integers(0, 256, (18, 24, 3), np.uint8)
+        cv2.imwrite(str(source / f"{number:03}.png"), cv2.resize(small, (960, 720), interpolation=cv2.INTER_NEAREST))
+    start("segmentation_node", "-r", "__ns:=/segmentation")
+    consumer.spin_until(lambda: consumer.subscription.get_publisher_count() > 0, "the node")
+    start("replay_node", "-r", "image:=/segmentation/image", "-p", f"source:={source}", "-p", "rate:=15.0")
+    consumer.spin_until(lambda: consumer.values.get("frames received") == "75", "all 75 frames")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_node_ends_with_exit_code_0_and_no_traceback(start: Callable[..., Process], number: int) -> None:
+    process = start("segmentation_node")
+    process.wait_output("classes, window causal")
+    process.popen.send_signal(number)
+    assert process.popen.wait(DEADLINE_S) == 0
+    assert "Traceback" not in process.output
+
+
+def test_a_node_whose_checkpoint_is_missing_says_so_and_waits(start: Callable[..., Process]) -> None:
+    process = start("segmentation_node", "-p", "checkpoint:=/nowhere/model.safetensors")
+    process.wait_output("cannot configure: /nowhere/model.safetensors does not exist")
+    assert process.popen.poll() is None
+    process.popen.send_signal(signal.SIGINT)
+    assert process.popen.wait(DEADLINE_S) == 0
+
+
+def test_a_users_own_dds_settings_are_left_alone() -> None:
+    assert large_data_environment({}) == {"FASTDDS_BUILTIN_TRANSPORTS": LARGE_DATA}
+    assert large_data_environment({"FASTRTPS_DEFAULT_PROFILES_FILE": "mine.xml"}) == {}
+    assert large_data_environment({"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}) == {}
+    assert large_data_environment({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == {}
