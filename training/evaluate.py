@@ -23,6 +23,7 @@ from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Checkpoint
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import Preprocessor
+from stmem_ros.streaming import DeviceError, resolve_device
 from training.dataset import DatasetError, DatasetSpec, LabelledFrame, class_pixels, list_frames, load_spec, read_frame
 from training.metrics import Accuracy, confusion_matrix, labels_of
 
@@ -105,15 +106,6 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
             partial.unlink()
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU. Raises EvaluationError where CUDA was asked for in vain."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError(f"--device cuda: PyTorch {torch.__version__} finds no CUDA GPU; use auto or cpu")
-    return torch.device(name)
-
-
 def run(options: argparse.Namespace) -> None:
     """One evaluation as the command line asks for it; everything that can fail early is tried before the network."""
     device = resolve_device(options.device)
@@ -160,10 +152,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--checkpoint", type=Path, default=DEFAULT_CHECKPOINT, help="the network (default: the one in the package)"
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file, percentages")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     try:
         run(parser.parse_args(arguments))
-    except (CheckpointError, DatasetError, EvaluationError, OSError) as error:
+    except (CheckpointError, DatasetError, DeviceError, EvaluationError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     return 0

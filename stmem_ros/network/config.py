@@ -11,8 +11,13 @@ def _require(condition: bool, field: str, value: object, allowed: str) -> None:
         raise ValueError(f"{field} is {value!r}; it must be {allowed}")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+# A checkpoint's header is not trusted with more than any network here can need.
+LARGEST = 65536
+DEEPEST = 64
+
+
+def _is_count(value: object, most: int = LARGEST) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +39,12 @@ class STFConfig:
                 isinstance(pair, (tuple, list)) and len(pair) == 2 and all(_is_count(n) for n in pair),
                 f"stf.{field}",
                 pair,
-                "two whole numbers of at least 1, rows and columns",
+                f"two whole numbers from 1 to {LARGEST}, rows and columns",
             )
             object.__setattr__(self, field, tuple(pair))
-        for field in ("frames", "depth", "heads", "feedforward"):
+        for field, most in (("frames", DEEPEST), ("depth", DEEPEST), ("heads", LARGEST), ("feedforward", LARGEST)):
             value = getattr(self, field)
-            _require(_is_count(value), f"stf.{field}", value, "a whole number of at least 1")
+            _require(_is_count(value, most), f"stf.{field}", value, f"a whole number from 1 to {most}")
         _require(
             isinstance(self.dropout, (int, float)) and 0 <= self.dropout < 1,
             "stf.dropout",
@@ -64,7 +69,7 @@ class MARConfig:
     def __post_init__(self) -> None:
         for field in ("memory_classes", "hard_per_class"):
             value = getattr(self, field)
-            _require(_is_count(value), f"mar.{field}", value, "a whole number of at least 1")
+            _require(_is_count(value), f"mar.{field}", value, f"a whole number from 1 to {LARGEST}")
         _require(
             self.values_per_class in (1, self.hard_per_class),
             "mar.values_per_class",
@@ -86,9 +91,7 @@ class SegmenterConfig:
     def __post_init__(self) -> None:
         _require(isinstance(self.base, str) and bool(self.base), "base", self.base, "the name of a base network")
         _require(_is_count(self.classes) and self.classes <= 255, "classes", self.classes, "from 1 to 255")
-        _require(
-            _is_count(self.classifier_upscale), "classifier_upscale", self.classifier_upscale, "a whole number from 1"
-        )
+        _require(_is_count(self.classifier_upscale, 8), "classifier_upscale", self.classifier_upscale, "from 1 to 8")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data; `from_dict` gives the same config back."""

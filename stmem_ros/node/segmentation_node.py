@@ -255,18 +255,24 @@ class SegmentationNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     """Run the node until Ctrl-C; exit code 0 then."""
     rclpy.init(args=args)
-    node = SegmentationNode()
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    node = None
     try:
+        node = SegmentationNode()
+        executor.add_node(node)
         if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        # Ctrl-C while the node starts takes the graph away from under it.
+        if rclpy.ok():
+            raise
     finally:
         executor.shutdown()
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         rclpy.try_shutdown()
     return 0
 
