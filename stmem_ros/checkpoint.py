@@ -51,7 +51,7 @@ class CheckpointInfo:
     """What a checkpoint says of itself.
 
     `short_side` is the height or width, whichever is less, in pixels, of the images the network
-    was made for; streams are resized to it unless told otherwise. `provenance` is free-form: data,
+    was made for; larger ones are shrunk to it unless told otherwise. `provenance` is free-form: data,
     stages, settings, figures.
     """
 

@@ -14,11 +14,11 @@ SMALLEST_SIDE = 64
 
 
 def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """`(height, width)` with the aspect of `size`, its lesser side `short_side` pixels (0: as it is).
+    """`(height, width)` with the aspect of `size`, its lesser side at most `short_side` pixels (0: as it is).
 
-    No side is below 64 pixels, the least a network takes.
+    Images are made smaller, never larger, except that no side is below 64 pixels, the least a network takes.
     """
-    scale = short_side / min(size) if short_side else 1.0
+    scale = min(short_side / min(size), 1.0) if short_side else 1.0
     height, width = (max(round(side * scale), SMALLEST_SIDE) for side in size)
     return height, width
 
@@ -26,7 +26,7 @@ def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 class Preprocessor:
     """Resizes, uploads and normalises RGB images `(H, W, 3)` uint8 into `(1, 3, h, w)` on a device.
 
-    Averages over pixels (INTER_AREA) when it shrinks, interpolates linearly when it enlarges.
+    Shrinking averages over pixels (INTER_AREA).
     """
 
     def __init__(
@@ -40,8 +40,7 @@ class Preprocessor:
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
         height, width = network_size((image.shape[0], image.shape[1]), self.short_side)
         if (height, width) != image.shape[:2]:
-            shrinks = height * width < image.shape[0] * image.shape[1]
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         if not image.flags.writeable:
             image = image.copy()
         # The view keeps the channels last, as convolutions like them.

@@ -38,7 +38,7 @@ def evaluate(
 ) -> Accuracy:
     """The whole network's accuracy on whole images, one confusion matrix pooled over `frames`, void ignored.
 
-    Images are resized to the checkpoint's `short_side`; logits go straight to the size of the label image.
+    Images are shrunk to the checkpoint's `short_side`; logits go straight to the size of the label image.
     With STF a frame's window holds its neighbours (see `window_of`).
     Raises DatasetError where a file cannot be used.
     """

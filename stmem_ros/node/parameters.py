@@ -57,8 +57,8 @@ PARAMETERS = (
     Parameter(
         "short_side",
         0,
-        "Height or width, whichever is less, in pixels, of the image that the network sees; "
-        "0: what the checkpoint was trained at, -1: the camera's own.",
+        "Images are shrunk to this height or width, whichever is less, in pixels, before the network sees them; "
+        "0: what the checkpoint was trained at, -1: never.",
         range=(-1, 8192),
     ),
     Parameter(
