@@ -31,11 +31,11 @@ LAUNCH_ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal."),
     "respawn": ("false", "true: start the node again when it dies."),
     "large_data": (
-        "true",
-        "Fast DDS settings under which large images arrive; the camera's process needs them too. "
-        "Without effect where Fast DDS is not used or transports are configured already.",
+        "false",
+        "true: Fast DDS settings under which large best-effort images arrive. The camera's process needs them too, "
+        "and so does everyone on another host. Without effect where Fast DDS is not used or is configured already.",
     ),
-    "rviz": ("false", "true: show labels and overlay in RViz."),
+    "rviz": ("false", "true: show colours and overlay in RViz, which must be installed (rviz2)."),
 }
 
 
@@ -57,13 +57,22 @@ def start(context):
             name="segmentation",
             namespace=value("namespace"),
             parameters=[value("params_file"), given],
-            remappings=[("image", value("image_topic")), ("image/compressed", value("image_topic") + "/compressed")],
+            remappings=[("image", value("image_topic"))],
             additional_env=large_data_environment(os.environ) if large_data else {},
             ros_arguments=["--log-level", value("log_level")],
             respawn=value("respawn").lower() in ("true", "1", "yes", "on"),
             respawn_delay=2.0,
             output="screen",
-        )
+        ),
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
+            # The layout shows the topics of the default namespace.
+            remappings=[(f"/segmentation/{name}", f"/{value('namespace')}/{name}") for name in ("overlay", "color")],
+            parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
+            condition=IfCondition(value("rviz")),
+        ),
     ]
 
 
@@ -75,10 +84,4 @@ def generate_launch_description():
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in LAUNCH_ARGUMENTS.items()
     ]
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-    )
-    return LaunchDescription([*arguments, OpaqueFunction(function=start), rviz])
+    return LaunchDescription([*arguments, OpaqueFunction(function=start)])

@@ -10,17 +10,19 @@ if sys.version_info < (3, 10):
     sys.exit(f"setup: Python 3.10 or newer is needed; this is {sys.version.split()[0]}. Set PYTHON to a newer one.")
 CHECK
 
-wanted=$(cksum < requirements.txt)
+importable() { (cd / && "$python" -c "import $1") 2>/dev/null; }
+torch=$(importable torch && echo found || echo missing)
+rclpy=$(importable rclpy && echo found || echo missing)
+wanted="$(cksum < requirements.txt) $("$python" --version) torch $torch rclpy $rclpy"
 [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
 
-importable() { (cd / && "$python" -c "import $1") 2>/dev/null; }
 skip='^$'
 options=()
-if importable torch; then
+if [ "$torch" = found ]; then
     skip="$skip|^torch=="
     options=(--system-site-packages)
 fi
-if importable rclpy; then
+if [ "$rclpy" = found ]; then
     skip="$skip|^ros-|^cv-bridge=="
     options=(--system-site-packages)
 fi

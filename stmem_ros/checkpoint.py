@@ -121,9 +121,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
 
 @contextlib.contextmanager
 def _opened(path: Path):  # type: ignore[no-untyped-def]
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:

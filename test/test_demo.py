@@ -58,6 +58,8 @@ class Process:
 def start(tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
     for name, value in large_data_environment(os.environ).items():
         monkeypatch.setenv(name, value)
+    # LOCALHOST would switch those transports off again; the domain is this test's own.
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
     started: list[Process] = []
 
     def start_process(module: str, *arguments: str) -> Process:
@@ -129,6 +131,16 @@ def test_the_demo_leaves_everything_it_promises(
     video = cv2.VideoCapture(str(output / "overlay.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 128 and video.read()[0]
     assert "frames dropped" in capsys.readouterr().out
+
+
+def test_the_demo_says_at_once_why_the_node_cannot_run(
+    tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", LARGE_DATA)
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((96, 128, 3), np.uint8))
+    assert demo.main(["--source", str(tmp_path), "--output", str(tmp_path / "out"), "--device", "toaster"]) == 1
+    error = capsys.readouterr().err
+    assert "cannot configure: device is 'toaster'" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -213,6 +225,12 @@ def test_the_node_ends_with_exit_code_0_and_no_traceback(start: Callable[..., Pr
     assert "Traceback" not in process.output
 
 
+def test_a_parameter_of_the_wrong_type_is_one_line_and_exit_code_1(start: Callable[..., Process]) -> None:
+    process = start("segmentation_node", "-p", "max_gap:=2")
+    assert process.popen.wait(DEADLINE_S) == 1
+    assert "max_gap" in process.output and "Traceback" not in process.output
+
+
 def test_a_node_whose_checkpoint_is_missing_says_so_and_waits(start: Callable[..., Process]) -> None:
     process = start("segmentation_node", "-p", "checkpoint:=/nowhere/model.safetensors")
     process.wait_output("cannot configure: /nowhere/model.safetensors does not exist")
@@ -223,6 +241,7 @@ def test_a_node_whose_checkpoint_is_missing_says_so_and_waits(start: Callable[..
 
 def test_a_users_own_dds_settings_are_left_alone() -> None:
     assert large_data_environment({}) == {"FASTDDS_BUILTIN_TRANSPORTS": LARGE_DATA}
+    assert large_data_environment({"ROS_DISTRO": "humble"}) == {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}
     assert large_data_environment({"FASTRTPS_DEFAULT_PROFILES_FILE": "mine.xml"}) == {}
     assert large_data_environment({"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}) == {}
     assert large_data_environment({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
-from graph import Graph, pixels, wait_for  # noqa: E402
+from graph import DEADLINE_S, Graph, pixels, wait_for  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
@@ -244,6 +247,9 @@ def test_a_stamp_no_clock_can_have_does_not_stop_the_node(graph: Graph) -> None:
     message.header.stamp.sec = -5
     graph.send(message)
     graph.wait_labels(1)
+    message.header.stamp.nanosec = 4_000_000_000
+    graph.send(message)
+    graph.wait_diagnostics(rejected_for_stamp="1")
     assert np.unique(pixels(graph.labels_of(gray_frame(7)))).tolist() == [7]
 
 
@@ -331,6 +337,51 @@ def test_every_parameter_is_described_and_ranges_are_enforced(graph: Graph) -> N
         assert graph.node.describe_parameter(parameter.name).description
     assert not graph.node.set_parameters([Parameter("overlay_alpha", value=1.5)])[0].successful
     assert not graph.node.set_parameters([Parameter("reliability", value="hopeful")])[0].successful
+
+
+def test_a_lifecycle_request_that_does_not_fit_is_refused_and_the_node_goes_on(graph: Graph) -> None:
+    graph.start()
+    configure = Transition(id=Transition.TRANSITION_CONFIGURE)
+    assert not graph.call("change_state", ChangeState, transition=configure).success
+    assert np.unique(pixels(graph.labels_of(gray_frame(6)))).tolist() == [6]
+    deactivate = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    assert graph.call("change_state", ChangeState, transition=deactivate).success
+
+
+def test_a_failed_configuration_is_an_error_in_diagnostics(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph(checkpoint="/nowhere/model.safetensors")
+    graph.node.trigger_configure()
+    wait_for(lambda: graph.diagnostics and graph.diagnostics[-1].status[0].level == DiagnosticStatus.ERROR, "an error")
+    assert "/nowhere/model.safetensors" in graph.diagnostics[-1].status[0].message
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "/proc/self/mem"])
+def test_a_path_that_cannot_be_looked_at_fails_with_a_reason(make_graph: Callable[..., Graph], path: str) -> None:
+    graph = make_graph(checkpoint=path)
+    assert graph.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    graph.wait_message("cannot configure", path)
+
+
+def test_simulated_time_that_stands_still_does_not_stop_the_node(
+    make_graph: Callable[..., Graph], gray_checkpoint: Path
+) -> None:
+    graph = make_graph(checkpoint=str(gray_checkpoint), use_sim_time=True).start()
+    assert np.unique(pixels(graph.labels_of(gray_frame(8)))).tolist() == [8]
+    graph.wait_diagnostics(frames_labelled="1")
+
+
+def test_frames_that_a_slow_network_skips_are_no_gap(make_graph: Callable[..., Graph], fusing_checkpoint: Path) -> None:
+    graph = make_graph(checkpoint=str(fusing_checkpoint), max_gap=0.1).start()
+    free = threading.Event()
+    graph.node._engine.model.base.register_forward_pre_hook(lambda *_: free.wait(DEADLINE_S) and None)
+    for number in range(6):
+        last = graph.send_image(gray_frame(number))
+        wait_for(lambda count=number + 1: graph.node._statistics.received == count, "the frame")
+    # The first frame is in the network; of the five that came meanwhile, 66 ms apart, the last one is next.
+    free.set()
+    graph.wait_segmented(last)
+    graph.wait_labels(2)
+    assert not graph.node._statistics.resets
 
 
 def test_diagnostics_say_what_the_node_does(graph: Graph) -> None:

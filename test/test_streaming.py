@@ -119,6 +119,25 @@ def test_a_frame_that_cannot_follow_starts_a_new_window(pixel_base: str, name: s
     np.testing.assert_array_equal(result.labels, whole_network_labels(model, info, [newcomer] * 3, 2))
 
 
+@pytest.mark.parametrize(
+    ("skipped", "stamp", "reason"),
+    [
+        ([SECOND, 2 * SECOND], 3 * SECOND, None),
+        ([], 3 * SECOND, ResetReason.GAP),
+        ([2 * SECOND], 2 * SECOND + PERIOD, ResetReason.GAP),
+        ([-PERIOD], PERIOD, ResetReason.BACKWARD),
+    ],
+)
+def test_skipped_frames_leave_no_gap_but_hide_none(
+    pixel_base: str, skipped: list[int], stamp: int, reason: ResetReason | None
+) -> None:
+    engine = StreamingSegmenter(*network(pixel_base), StreamConfig(max_gap=1.0))
+    image = frames(1)[0]
+    engine.step(image, 0)
+    engine.step(image, stamp, skipped=skipped)
+    assert engine.last_reset is reason
+
+
 def test_equal_stamps_and_a_gap_of_exactly_max_gap_go_on(pixel_base: str) -> None:
     engine = StreamingSegmenter(*network(pixel_base), StreamConfig(max_gap=1.0))
     for stamp in (0, 0, SECOND):

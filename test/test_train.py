@@ -23,7 +23,7 @@ from training.dataset import fingerprint, list_frames, load_spec
 from training.evaluate import evaluate
 from training.train import main
 
-EPOCHS = 8
+EPOCHS = 14
 
 
 @dataclasses.dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -22,12 +23,13 @@ class Camera:
     def __init__(self, node: Node, transport: str, reliability: str, callback: Callable[[Any], None]) -> None:
         self._node, self._callback = node, callback
         self._type = Image if transport == "raw" else CompressedImage
-        self.topic = node.resolve_topic_name("image" if transport == "raw" else "image/compressed")
+        # A compressed topic lies below the raw one, wherever that is remapped to.
+        self.topic = node.resolve_topic_name("image") + ("" if transport == "raw" else "/compressed")
         self._subscription: Any = None
         self._timer: Any = None
         self.reliability: ReliabilityPolicy | None = None
         if reliability == "auto":
-            self._timer = node.create_timer(LOOK_PERIOD, self._look)
+            self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
             self._look()
         else:
             chosen = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT

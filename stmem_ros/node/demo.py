@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
@@ -30,7 +30,9 @@ from stmem_ros.node.recording import Recorder
 from stmem_ros.node.transport import large_data_environment
 from stmem_ros.sources import SourceError, open_source
 
-CAMERA_TOPIC = "/camera/image_raw"
+CAMERA_TOPIC = "/stmem_demo/image"
+# Far from the domains that people use, so that a robot on this network does not hear the demonstration.
+DEMO_DOMAIN = "97"
 START_SECONDS = 120.0
 QUIET_SECONDS = 2.0
 
@@ -90,10 +92,9 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
         own_rate = opened.rate or 15.0
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(large_data_environment(os.environ))
-    # A demonstration must not speak into a robot's network.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", DEMO_DOMAIN)
     recorder = Recorder(folder, info.labels, rate or own_rate)
-    device_seen: list[str] = []
+    health: list[DiagnosticStatus] = []
     last_message = [time.monotonic()]
 
     def on_labels(message: Image) -> None:
@@ -105,14 +106,14 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
         last_message[0] = time.monotonic()
 
     def on_diagnostics(message: DiagnosticArray) -> None:
-        device_seen[:] = [status.hardware_id for status in message.status if "segmentation" in status.name]
+        health.extend(status for status in message.status if status.name == "/segmentation/segmentation: stream")
 
     rclpy.init(args=[])
     node = rclpy.create_node("demo")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    labels = node.create_subscription(Image, "/segmentation/labels", on_labels, QOS)
-    overlay = node.create_subscription(Image, "/segmentation/overlay", on_overlay, QOS)
+    node.create_subscription(Image, "/segmentation/labels", on_labels, QOS)
+    node.create_subscription(Image, "/segmentation/overlay", on_overlay, QOS)
     node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
     children: list[Child] = []
 
@@ -122,6 +123,8 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
             executor.spin_once(timeout_sec=0.1)
             for child in children:
                 child.check_alive()
+            if health and health[-1].level == DiagnosticStatus.ERROR:
+                raise DemoError(f"the segmentation node {health[-1].message}")
             if time.monotonic() > deadline:
                 said = " | ".join(children[0].output().strip().splitlines()[-3:])
                 raise DemoError(f"waited {seconds:.0f} s for {waiting_for}; the segmentation node says: {said}")
@@ -133,7 +136,9 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
         segmentation = Child("stmem_ros.node.segmentation_node", ["-r", "__ns:=/segmentation", *remap, *parameters])
         children.append(segmentation)
         spin_until(
-            lambda: labels.get_publisher_count() > 0 and overlay.get_publisher_count() > 0 and bool(device_seen),
+            lambda: (
+                all(node.count_publishers(f"/segmentation/{name}") for name in ("labels", "overlay")) and bool(health)
+            ),
             START_SECONDS,
             "the segmentation node to start",
         )
@@ -158,7 +163,7 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return make_report(recorder, sent, device_seen[0], str(checkpoint))
+    return make_report(recorder, sent, health[-1].hardware_id, str(checkpoint))
 
 
 def decode_mono(message: Image) -> np.ndarray:
@@ -197,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (DemoError, SourceError, CheckpointError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     path = options.output / "report.json"
     path.write_text(json.dumps(report, indent=2) + "\n")

@@ -84,7 +84,9 @@ class ReplayNode(Node):
         reliability = ReliabilityPolicy.RELIABLE if config.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=QUEUE_DEPTH, reliability=reliability)
         if config.transport == "compressed":
-            self._publisher = self.create_publisher(CompressedImage, "image/compressed", qos)
+            self._publisher = self.create_publisher(
+                CompressedImage, self.resolve_topic_name("image") + "/compressed", qos
+            )
         else:
             self._publisher = self.create_publisher(Image, "image", qos)
         self._executor = SingleThreadedExecutor()

@@ -11,6 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 RECENT = 300
+# Rates are of the last five seconds: room for a camera of 400 Hz.
+RATE_SECONDS = 5.0
+RATE_EVENTS = 2000
+# Seconds between stamps above which a camera has paused rather than lost frames.
+LONGEST_PERIOD = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +41,13 @@ class Statistics:
         self.received = 0
         self.labelled = 0
         self.replaced = 0
+        self.ignored = 0
         self.rejected: collections.Counter[str] = collections.Counter()
         self.resets: collections.Counter[str] = collections.Counter()
         self._times: collections.deque[FrameTimes] = collections.deque(maxlen=RECENT)
-        self._arrivals: collections.deque[float] = collections.deque(maxlen=RECENT)
-        self._labels: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._started = clock()
+        self._arrivals: collections.deque[float] = collections.deque(maxlen=RATE_EVENTS)
+        self._labels: collections.deque[float] = collections.deque(maxlen=RATE_EVENTS)
         self._stamps: collections.deque[float] = collections.deque(maxlen=60)
 
     def arrived(self, stamp: float) -> None:
@@ -48,9 +55,14 @@ class Statistics:
         with self._lock:
             self.received += 1
             self._arrivals.append(self._clock())
-            if self._stamps and stamp <= self._stamps[-1]:
+            if self._stamps and not 0 < stamp - self._stamps[-1] < LONGEST_PERIOD:
                 self._stamps.clear()
             self._stamps.append(stamp)
+
+    def arrived_disabled(self) -> None:
+        """A message came in while the node is disabled."""
+        with self._lock:
+            self.ignored += 1
 
     def dropped_for_newer(self) -> None:
         with self._lock:
@@ -78,16 +90,22 @@ class Statistics:
     def lost_share(self) -> float:
         """The share of frames that the stamps say were sent but never came, 0..1, over the last 60 that did.
 
-        The camera's period is taken from the shortest intervals between stamps; 0 while there are too few.
+        The camera's period is taken to be the median interval between stamps, so a loss of most frames reads as a
+        slower camera, not as a loss; 0 while there are too few.
         """
         with self._lock:
             stamps = np.array(self._stamps)
         if len(stamps) < 20:
             return 0.0
         intervals = np.diff(stamps)
-        period = float(np.quantile(intervals, 0.1))
+        period = float(np.median(intervals))
         sent = np.maximum(np.rint(intervals / period), 1).sum()
         return float(1 - len(intervals) / sent)
+
+    def _rate(self, events: collections.deque[float], now: float) -> float:
+        """Events per second over the last five seconds, or since the start where that is less."""
+        seconds = min(RATE_SECONDS, max(now - self._started, 1e-9))
+        return sum(event > now - seconds for event in events) / seconds
 
     def summary(self) -> dict[str, str]:
         """Names and values for diagnostics; times in milliseconds, over the last 300 frames."""
@@ -97,9 +115,10 @@ class Statistics:
                 "frames received": str(self.received),
                 "frames labelled": str(self.labelled),
                 "frames dropped for newer ones": str(self.replaced),
+                "frames ignored while disabled": str(self.ignored),
                 "frames rejected": str(sum(self.rejected.values())),
-                "images per second": f"{_rate(self._arrivals, now):.1f}",
-                "labels per second": f"{_rate(self._labels, now):.1f}",
+                "images per second": f"{self._rate(self._arrivals, now):.1f}",
+                "labels per second": f"{self._rate(self._labels, now):.1f}",
             }
             values |= {f"rejected for {kind}": str(count) for kind, count in sorted(self.rejected.items())}
             values |= {f"window reset: {reason}": str(count) for reason, count in sorted(self.resets.items())}
@@ -115,9 +134,15 @@ class Statistics:
         return values
 
 
-def _rate(events: collections.deque[float], now: float) -> float:
-    """Events per second over the last five seconds."""
-    return sum(event > now - 5 for event in events) / 5
+class Persistent:
+    """True once a condition has held at `needed` looks in a row: what passes by itself is no news."""
+
+    def __init__(self, needed: int) -> None:
+        self._needed, self._held = needed, 0
+
+    def __call__(self, condition: bool) -> bool:
+        self._held = self._held + 1 if condition else 0
+        return self._held >= self._needed
 
 
 class Complaints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -93,16 +94,23 @@ class StreamingSegmenter:
 
     @torch.inference_mode()
     def step(
-        self, image: NDArray[np.uint8], stamp_ns: int, frame_id: str = "", *, confidence: bool = True
+        self,
+        image: NDArray[np.uint8],
+        stamp_ns: int,
+        frame_id: str = "",
+        *,
+        confidence: bool = True,
+        skipped: Sequence[int] = (),
     ) -> Segmentation | None:
         """Take the next frame, `(H, W, 3)` RGB uint8; returns the labels that are due.
 
         Causal: this frame's. Centred: the frame before it, None at a stream's first frame. A frame that
         cannot follow the one before it (stamp backwards, gap, other size or frame_id) starts a new window;
-        a centred frame that still waited then gets no label.
+        a centred frame that still waited then gets no label. `skipped` are the stamps of
+        frames between that were not given to this method, so that `max_gap` means the camera's gaps, not the network's.
         """
         frame = StreamFrame(image, stamp_ns, frame_id)
-        self.last_reset = self.state.reset_reason(frame, int(self.config.max_gap * 1e9))
+        self.last_reset = self.state.reset_reason(frame, int(self.config.max_gap * 1e9), skipped)
         if self.last_reset is not None:
             self.state.clear()
         features = self.model.features(self.preprocess(image))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +44,18 @@ class StreamState:
         self.waiting.clear()
         self.newest = None
 
-    def reset_reason(self, frame: StreamFrame, max_gap_ns: int) -> ResetReason | None:
-        """Why `frame` cannot follow the newest one, or None where it can (also where there is none)."""
+    def reset_reason(self, frame: StreamFrame, max_gap_ns: int, skipped: Sequence[int] = ()) -> ResetReason | None:
+        """Why `frame` cannot follow the newest one, or None where it can (also where there is none).
+
+        `skipped` are the stamps of the frames between the two that were not segmented: they leave no gap.
+        """
         if self.newest is None:
             return None
-        if frame.stamp_ns < self.newest.stamp_ns:
-            return ResetReason.BACKWARD
-        if frame.stamp_ns - self.newest.stamp_ns > max_gap_ns:
-            return ResetReason.GAP
+        for earlier, later in pairwise((self.newest.stamp_ns, *skipped, frame.stamp_ns)):
+            if later < earlier:
+                return ResetReason.BACKWARD
+            if later - earlier > max_gap_ns:
+                return ResetReason.GAP
         if frame.image.shape != self.newest.image.shape:
             return ResetReason.SIZE
         if frame.frame_id != self.newest.frame_id:
