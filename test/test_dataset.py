@@ -60,6 +60,7 @@ class TestSpec:
         [
             ("frames:", "images:", "'frames' is missing"),
             ("void_ids: [9]", "void_ids: [300]", "void_ids are [300]"),
+            ("void_ids: [9]", "frame_rate: 0", "frame_rate is 0.0"),
             ("(?P<frame>", "(", "needs the groups"),
             ("(?P<frame>", "(?P<frame", "does not describe a data set"),
             ("name: disc", "name: box", "'box' is listed twice"),

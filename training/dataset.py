@@ -25,7 +25,10 @@ class DatasetError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """A data set's YAML file: its classes, where frames and labels lie, and how files are named."""
+    """A data set's YAML file: its classes, where frames and labels lie, and how files are named.
+
+    `frame_rate` is in Hz of the frame numbers, None where they count no time.
+    """
 
     name: str
     labels: LabelSet
@@ -33,6 +36,7 @@ class DatasetSpec:
     frames_folder: str
     labels_folder: str
     name_pattern: re.Pattern[str]
+    frame_rate: float | None = None
 
     def id_table(self) -> NDArray[np.int16]:
         """`(256,)`: the class of each id in a label image; IGNORE_INDEX for void, -1 for an unknown id."""
@@ -65,6 +69,9 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
         for kind, folder in folders.items():
             if "{" in folder.replace("{split}", ""):
                 raise ValueError(f"{kind} is {folder!r}; only {{split}} is filled in")
+        frame_rate = None if document.get("frame_rate") is None else float(document["frame_rate"])
+        if frame_rate is not None and not frame_rate > 0:
+            raise ValueError(f"frame_rate is {frame_rate}; it must be above 0 Hz")
         return DatasetSpec(
             name=path.stem,
             labels=LabelSet(
@@ -75,6 +82,7 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
             frames_folder=folders["frames"],
             labels_folder=folders["labels"],
             name_pattern=pattern,
+            frame_rate=frame_rate,
         )
     except (KeyError, TypeError, ValueError, AttributeError, re.error, yaml.YAMLError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())

@@ -26,6 +26,9 @@ from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.dataset import DatasetError, DatasetSpec, LabelledFrame, class_pixels, list_frames, load_spec, read_frame
 from training.metrics import Accuracy, confusion_matrix, labels_of
+from training.quality import QUALITY_NAMES, Quality
+
+LONGEST_STEP = 0.1
 
 
 class EvaluationError(Exception):
@@ -34,12 +37,17 @@ class EvaluationError(Exception):
 
 @torch.inference_mode()
 def evaluate(
-    model: VideoSegmenter, info: CheckpointInfo, frames: list[LabelledFrame], spec: DatasetSpec, device: torch.device
+    model: VideoSegmenter,
+    info: CheckpointInfo,
+    frames: list[LabelledFrame],
+    spec: DatasetSpec,
+    device: torch.device,
+    quality: Quality | None = None,
 ) -> Accuracy:
     """The whole network's accuracy on whole images, one confusion matrix pooled over `frames`, void ignored.
 
     Images are shrunk to the checkpoint's `short_side`; logits go straight to the size of the label image.
-    With STF a frame's window holds its neighbours (see `window_of`).
+    With STF a frame's window holds its neighbours (see `window_of`). `quality` is filled where it is given.
     Raises DatasetError where a file cannot be used.
     """
     model = model.eval().to(device)
@@ -49,18 +57,29 @@ def evaluate(
     length = model.window_frames
 
     @functools.lru_cache(maxsize=length)
-    def read(index: int) -> tuple[Tensor, Tensor]:
+    def read(index: int) -> tuple[Tensor, Tensor, NDArray[np.uint8]]:
         image, labels = read_frame(frames[index], spec)
-        return model.features(preprocess(image)), torch.from_numpy(labels).long()[None]
+        return model.features(preprocess(image)), torch.from_numpy(labels).long()[None], image
 
     for index in tqdm(range(len(frames)), desc="evaluate", unit="frame", disable=None):
-        features, labels = read(index)
+        features, labels, image = read(index)
         window = [read(neighbour)[0] for neighbour in window_of(frames, index, length)]
         # Images of a sequence may differ in size; those that do are no neighbours.
         window = [other if other.shape == features.shape else features for other in window]
         logits = model.predict(torch.stack(window, 1), length // 2).contiguous()
-        confusion.update(labels_of(upsample(logits, (labels.shape[-2], labels.shape[-1]))), labels.to(device))
+        logits = upsample(logits, (labels.shape[-2], labels.shape[-1]))
+        confusion.update(labels_of(logits), labels.to(device))
+        if quality is not None:
+            quality.follow(index > 0 and are_consecutive(frames[index - 1], frames[index], spec))
+            quality.update(image, logits[0], labels[0].numpy().astype(np.uint8))
     return Accuracy.of(confusion.compute())
+
+
+def are_consecutive(earlier: LabelledFrame, later: LabelledFrame, spec: DatasetSpec) -> bool:
+    """Whether two labelled frames follow each other as a video's do: one sequence, at most 0.1 s apart."""
+    if spec.frame_rate is None or earlier.sequence != later.sequence:
+        return False
+    return 0 < later.number - earlier.number <= LONGEST_STEP * spec.frame_rate
 
 
 def window_of(frames: list[LabelledFrame], index: int, length: int) -> list[int]:
@@ -82,8 +101,8 @@ def row_name(config: SegmenterConfig) -> str:
     return "stf" if config.mar is None else "both"
 
 
-def print_table(accuracy: Accuracy, names: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
-    """IoU of each class beside its share of the labelled pixels."""
+def print_table(accuracy: Accuracy, quality: Quality, names: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
+    """IoU of each class beside its share of the labelled pixels, and the figures over all classes."""
     table = Table("class", "pixels %", "IoU %")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -91,7 +110,11 @@ def print_table(accuracy: Accuracy, names: tuple[str, ...], pixels: NDArray[np.i
         table.add_row(name, f"{100 * count / pixels.sum():.2f}", "-" if iou is None else f"{iou:.2f}")
     table.add_section()
     table.add_row("mean IoU", "", f"{accuracy.miou:.2f}")
+    table.add_row("frequency-weighted IoU", "", f"{accuracy.fw_iou:.2f}")
     table.add_row("pixel accuracy", "", f"{accuracy.pixel_accuracy:.2f}")
+    for name, value in quality.to_dict().items():
+        if value is not None:
+            table.add_row(QUALITY_NAMES[name], "", f"{value:.2f}")
     Console().print(table)
 
 
@@ -124,10 +147,11 @@ def run(options: argparse.Namespace) -> None:
     pixels = class_pixels(frames, spec).sum(0)
     if not pixels.any():
         raise DatasetError(f"the {options.split} split of {spec.name} in {options.root} has no labelled pixel")
-    accuracy = evaluate(model, info, frames, spec, device)
-    print_table(accuracy, spec.labels.names, pixels)
+    quality = Quality(len(spec.labels))
+    accuracy = evaluate(model, info, frames, spec, device, quality)
+    print_table(accuracy, quality, spec.labels.names, pixels)
     if options.json is not None:
-        figures = accuracy.to_dict(spec.labels.names)
+        figures = accuracy.to_dict(spec.labels.names) | quality.to_dict()
         document = {
             **figures,
             "checkpoint": str(options.checkpoint),

@@ -22,12 +22,16 @@ class Accuracy:
     """Percentages; a class that is neither in the truth nor predicted has no IoU (None) and no part in the mean."""
 
     miou: float
+    fw_iou: float
     pixel_accuracy: float
     per_class_iou: tuple[float | None, ...]
 
     @classmethod
     def of(cls, confusion: Tensor) -> Accuracy:
-        """IoU_c = TP / (TP + FP + FN); mIoU is the mean over the classes that have one."""
+        """IoU_c = TP / (TP + FP + FN); mIoU is the mean over the classes that have one.
+
+        The frequency-weighted IoU weighs each class by its share of the labelled pixels.
+        """
         confusion = confusion.double().cpu()
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
@@ -35,6 +39,7 @@ class Accuracy:
         present = union > 0
         return cls(
             miou=float(iou[present].mean()) if present.any() else 0.0,
+            fw_iou=float((confusion.sum(1)[present] * iou[present]).sum() / confusion.sum().clamp(min=1)),
             pixel_accuracy=float(100 * hits.sum() / confusion.sum().clamp(min=1)),
             per_class_iou=tuple(float(value) if there else None for value, there in zip(iou, present, strict=True)),
         )
@@ -42,6 +47,7 @@ class Accuracy:
     def to_dict(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {
             "miou": self.miou,
+            "fw_iou": self.fw_iou,
             "pixel_accuracy": self.pixel_accuracy,
             "per_class_iou": dict(zip(names, self.per_class_iou, strict=True)),
         }
