@@ -133,6 +133,31 @@ def test_the_demo_leaves_everything_it_promises(
     assert "frames dropped" in capsys.readouterr().out
 
 
+def test_the_demo_never_deletes_what_it_did_not_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((96, 128, 3), np.uint8))
+    mine = tmp_path / "out" / "labels" / "mine.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    assert demo.main(["--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "mine.png" in capsys.readouterr().err
+    assert mine.read_text() == "precious"
+
+
+def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((96, 128, 3), np.uint8))
+    (tmp_path / "file").touch()
+    assert demo.main(["--source", str(tmp_path), "--output", str(tmp_path / "file")]) == 1
+    error = capsys.readouterr().err
+    assert str(tmp_path / "file") in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("rate", ["-3", "nan", "fast"])
+def test_an_impossible_rate_is_refused_at_once(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        demo.main(["--rate", rate])
+    assert "--rate" in capsys.readouterr().err
+
+
 def test_the_demo_says_at_once_why_the_node_cannot_run(
     tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,7 +90,7 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
     info = read_info(checkpoint)
     with open_source(source) as opened:
         own_rate = opened.rate or 15.0
-    folder.mkdir(parents=True, exist_ok=True)
+    Recorder.check(folder)
     os.environ.update(large_data_environment(os.environ))
     os.environ.setdefault("ROS_DOMAIN_ID", DEMO_DOMAIN)
     recorder = Recorder(folder, info.labels, rate or own_rate)
@@ -142,6 +142,7 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
             START_SECONDS,
             "the segmentation node to start",
         )
+        recorder.begin()
         replay = Child("stmem_ros.node.replay_node", [*remap, "-p", f"source:={source}", "-p", f"rate:={rate}"])
         children.append(replay)
         started = time.monotonic()
@@ -185,6 +186,14 @@ def make_report(recorder: Recorder, sent: int, device: str, checkpoint: str) -> 
     }
 
 
+def frame_rate(text: str) -> float:
+    """A rate in Hz, 0 for the source's own. Raises ValueError."""
+    rate = float(text)
+    if not 0 <= rate <= 1000:
+        raise ValueError
+    return rate
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--source", help="video file, folder of images, rosbag2 folder or .mcap, or camera index")
@@ -194,18 +203,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="default: the model in the package")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--window", default="causal", choices=["causal", "centered"], help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=0.0, help="frames per second; 0: the source's own (default)")
+    parser.add_argument(
+        "--rate", type=frame_rate, default=0.0, help="frames per second, 0 to 1000; 0: the source's own (default)"
+    )
     options = parser.parse_args(arguments)
     try:
         source = options.source or default_source()
         report = run_demo(source, options.output, options.checkpoint, options.device, options.window, options.rate)
+        (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     except (DemoError, SourceError, CheckpointError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"demo: {options.output} cannot be written to: {error.strerror or error}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    path = options.output / "report.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+        print("demo: stopped before the end, so there is no report", file=sys.stderr)
+        return 130
     rows = {
         "frames published": report["frames_in"],
         "frames labelled": report["frames_labelled"],

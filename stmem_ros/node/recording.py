@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,8 @@ from stmem_ros.labels import LabelSet
 
 SHEET_COLUMNS, SHEET_ROWS, TILE_WIDTH = 3, 4, 480
 LEGEND_ROW = 34
+LABEL_NAME = re.compile(r"\d{6}_-?\d+\.png")
+PRODUCTS = ("overlay.mp4", "contact_sheet.png", "report.json")
 
 
 class Recorder:
@@ -23,8 +25,6 @@ class Recorder:
 
     def __init__(self, folder: Path, labels: LabelSet, rate: float) -> None:
         self.folder, self._classes, self._rate = folder, labels, rate
-        shutil.rmtree(folder / "labels", ignore_errors=True)
-        (folder / "labels").mkdir(parents=True)
         self.latencies_ms: list[float] = []
         self.stamps: list[int] = []
         self._video: cv2.VideoWriter | None = None
@@ -35,8 +35,22 @@ class Recorder:
         self._tiles: list[NDArray[np.uint8]] = []
         self._tile_every, self._overlays = 1, 0
 
+    @staticmethod
+    def check(folder: Path) -> None:
+        """Raises FileExistsError where the folder's `labels` holds what no recorder wrote; OSError where it is none."""
+        foreign = [path.name for path in (folder / "labels").glob("*") if not LABEL_NAME.fullmatch(path.name)]
+        if foreign:
+            raise FileExistsError(f"its labels folder holds files of yours, such as {foreign[0]}")
+        (folder / "labels").mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """Remove what an earlier recording left in the folder. Raises OSError."""
+        self.check(self.folder)
+        for path in [*(self.folder / "labels").iterdir(), *(self.folder / name for name in PRODUCTS)]:
+            path.unlink(missing_ok=True)
+
     def add_labels(self, labels: NDArray[np.uint8], stamp_ns: int, arrival_ns: int) -> None:
-        """Write one label image `(H, W)` as PNG, named by its place in the stream and its stamp."""
+        """Write one label image `(H, W)` as PNG, named by its place among the labels and its stamp."""
         self.latencies_ms.append((arrival_ns - stamp_ns) * 1e-6)
         self.stamps.append(stamp_ns)
         name = f"{len(self.stamps):06d}_{stamp_ns}.png"
