@@ -74,10 +74,17 @@ def test_agrees_with_torchmetrics(present: int) -> None:
     assert accuracy.pixel_accuracy == pytest.approx(100 * pixels(predicted, labels).item(), abs=1e-4)
 
 
+def test_frequency_weighted_iou_weighs_by_the_truth() -> None:
+    # 8 pixels of class 0, 2 of class 1, one of which is taken for 0: IoU 8/9 and 1/2.
+    accuracy = Accuracy.of(torch.tensor([[8, 0], [1, 1]]))
+    assert accuracy.fw_iou == pytest.approx(100 * (0.8 * 8 / 9 + 0.2 * 1 / 2))
+
+
 def test_as_a_document_it_is_json_by_class_name() -> None:
     document = Accuracy.of(torch.tensor([[1, 0], [0, 0]])).to_dict(("road", "car"))
     assert json.loads(json.dumps(document)) == {
         "miou": 100.0,
+        "fw_iou": 100.0,
         "pixel_accuracy": 100.0,
         "per_class_iou": {"road": 100.0, "car": None},
     }
