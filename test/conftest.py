@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,16 @@ from torch.nn import functional as F
 
 from stmem_ros.network import BASES, BaseNetwork
 
+_tests = itertools.count()
+
 
 @pytest.fixture
 def ros_domain(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A DDS domain (1 to 100) of this test process alone, on this machine alone, also for processes it starts.
+    """A DDS domain (1 to 100) of this test alone, on this machine alone, also for processes it starts.
 
     Ask for it before anything that calls `rclpy.init`: the environment is read there.
     """
-    domain = 1 + os.getpid() % 100
+    domain = 1 + (os.getpid() + next(_tests)) % 100
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     if os.environ.get("ROS_DISTRO") == "humble":
         monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")

@@ -66,16 +66,24 @@ def start(tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> I
         started.append(Process(f"stmem_ros.node.{module}", tmp_path / f"{len(started)}.log", *arguments))
         return started[-1]
 
+    start_process.started = started  # type: ignore[attr-defined]
     yield start_process
+    # Asked to end before they are killed: a killed process leaves its shared memory and connections to the next test.
     for process in started:
-        process.popen.kill()
-        process.popen.wait()
+        process.popen.send_signal(signal.SIGINT)
+    for process in started:
+        try:
+            process.popen.wait(20)
+        except subprocess.TimeoutExpired:
+            process.popen.kill()
+            process.popen.wait()
 
 
 class Consumer:
-    """Subscribes to labels and diagnostics of a node under /segmentation."""
+    """Subscribes to labels and diagnostics of a node under /segmentation, one of `processes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: list[Process]) -> None:
+        self._processes = processes
         self.labels: list[Image] = []
         self.values: dict[str, str] = {}
         self._context = rclpy.Context()
@@ -92,8 +100,12 @@ class Consumer:
     def spin_until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while not condition():
-            assert time.monotonic() < deadline, f"waited {DEADLINE_S:g} s for {what}; diagnostics: {self.values}"
+            assert time.monotonic() < deadline, f"waited {DEADLINE_S:g} s for {what}; {self._report()}"
             self._executor.spin_once(timeout_sec=0.05)
+
+    def _report(self) -> str:
+        ends = [f"exit code {process.popen.poll()}, output:\n{process.output}" for process in self._processes]
+        return f"diagnostics: {self.values}\n" + "\n".join(ends)
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -103,7 +115,7 @@ class Consumer:
 
 @pytest.fixture
 def consumer(start: Callable[..., Process]) -> Iterator[Consumer]:
-    made = Consumer()
+    made = Consumer(start.started)  # type: ignore[attr-defined]
     yield made
     made.close()
 

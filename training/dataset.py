@@ -123,6 +123,17 @@ def list_frames(spec: DatasetSpec, root: str | Path, split: str) -> list[Labelle
     return sorted(frames, key=lambda frame: (frame.sequence, frame.number))
 
 
+def list_images(spec: DatasetSpec, root: str | Path, split: str) -> dict[str, dict[int, Path]]:
+    """Every frame of a split, labelled or not: sequence to number to image.
+
+    Raises DatasetError as `list_frames` does.
+    """
+    images: dict[str, dict[int, Path]] = {}
+    for frame in list_frames(spec, root, split):
+        images.setdefault(frame.sequence, {})[frame.number] = frame.image
+    return images
+
+
 def _decode(path: Path, flags: int) -> NDArray[Any]:
     try:
         data = np.fromfile(path, np.uint8)
