@@ -34,6 +34,9 @@ setup(
             "demo = stmem_ros.node.demo:main",
             "train = training.train:main",
             "evaluate = training.evaluate:main",
+            "build_memory = training.build_memory:main",
+            "check_dataset = training.check_dataset:main",
+            "extract_bag = training.extract_bag:main",
         ]
     },
 )

@@ -1,6 +1,9 @@
 """One file for a trained network: weights, configuration, classes, normalisation and provenance.
 
 The file is safetensors: a length, a JSON header, raw tensors. Loading runs nothing from it.
+Beside the network it may hold *rows*: the smaller networks of the paper's table 3 that it grew from
+(base alone, STF without MAR, ...), so that one file shows what each part gains. A row's tensors are
+stored where they differ from the network's own; a robot loads none of them.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
+from stmem_ros.files import whole_file
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
 
 FORMAT = "stmem_ros"
-FORMAT_VERSION = 1
+ROW_PREFIX = "rows."
+FORMAT_VERSION = 2
 DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "camvid_lite0.safetensors"
 
 
@@ -68,9 +73,17 @@ class CheckpointInfo:
             raise ValueError(f"short_side is {self.short_side!r}; it must be a whole number of at least 64")
 
 
-def save_checkpoint(path: str | Path, model: VideoSegmenter, info: CheckpointInfo) -> None:
-    """Write the file whole or not at all: an older file of that name stays until the new one is on disk."""
-    path = Path(path)
+def save_checkpoint(
+    path: str | Path,
+    model: VideoSegmenter,
+    info: CheckpointInfo,
+    rows: Mapping[str, tuple[VideoSegmenter, SegmenterConfig]] | None = None,
+) -> None:
+    """Write the file whole or not at all: an older file of that name stays until the new one is on disk.
+
+    `rows` are networks to keep beside it, by name. Raises CheckpointError where the file cannot be written.
+    """
+    path, rows = Path(path), rows or {}
     document = {
         "version": FORMAT_VERSION,
         "config": info.config.to_dict(),
@@ -79,22 +92,21 @@ def save_checkpoint(path: str | Path, model: VideoSegmenter, info: CheckpointInf
         "normalization": dataclasses.asdict(info.normalization),
         "short_side": info.short_side,
         "provenance": info.provenance,
+        "rows": {name: config.to_dict() for name, (_, config) in rows.items()},
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
+    for row, (other, _) in rows.items():
+        for name, tensor in other.state_dict().items():
+            if name not in own or not torch.equal(tensor.cpu(), own[name].cpu()):
+                # A copy: safetensors refuses tensors that share memory, as a fixed part's would.
+                tensors[_row_tensor(row, name)] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     data = serialize(tensors, metadata={FORMAT: json.dumps(document, sort_keys=True)})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error.strerror or _one_line(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def read_info(path: str | Path) -> CheckpointInfo:
@@ -108,15 +120,45 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
     path = Path(path)
     with _opened(path) as file:
         info = _read_info(path, file)
-        try:
-            expected = {name: tuple(tensor.shape) for name, tensor in empty_segmenter(info.config).state_dict().items()}
-        except (ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} describes a network that cannot be built: {_one_line(error)}") from error
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        _check_tensors(path, expected, found)
-        model = build_segmenter(info.config)
-        model.load_state_dict({name: file.get_tensor(name) for name in found})
-    return model.eval().to(device), info
+        names = {name: name for name in file.keys() if not name.startswith(ROW_PREFIX)}  # noqa: SIM118 (no mapping)
+        return _load(path, file, info.config, names).eval().to(device), info
+
+
+def load_rows(path: str | Path, device: str | torch.device = "cpu") -> dict[str, tuple[VideoSegmenter, CheckpointInfo]]:
+    """The networks kept beside a checkpoint's own, by name; none in many files. Raises CheckpointError."""
+    path = Path(path)
+    rows = {}
+    with _opened(path) as file:
+        info = _read_info(path, file)
+        stored = set(file.keys())
+        for row, config in _read_row_configs(path, file).items():
+            wanted = _empty(path, config).state_dict()
+            names = {name: _row_tensor(row, name) if _row_tensor(row, name) in stored else name for name in wanted}
+            names = {name: kept for name, kept in names.items() if kept in stored}
+            model = _load(path, file, config, names).eval().to(device)
+            rows[row] = (model, dataclasses.replace(info, config=config))
+    return rows
+
+
+def _row_tensor(row: str, name: str) -> str:
+    return f"{ROW_PREFIX}{row}.{name}"
+
+
+def _empty(path: Path, config: SegmenterConfig) -> VideoSegmenter:
+    try:
+        return empty_segmenter(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} describes a network that cannot be built: {_one_line(error)}") from error
+
+
+def _load(path: Path, file: Any, config: SegmenterConfig, names: dict[str, str]) -> VideoSegmenter:
+    """The network of `config` from the tensors kept in the file, `names` maps the network's names to the file's."""
+    expected = {name: tuple(tensor.shape) for name, tensor in _empty(path, config).state_dict().items()}
+    found = {name: tuple(file.get_slice(kept).get_shape()) for name, kept in names.items()}
+    _check_tensors(path, expected, found)
+    model = build_segmenter(config)
+    model.load_state_dict({name: file.get_tensor(kept) for name, kept in names.items()})
+    return model
 
 
 @contextlib.contextmanager
@@ -130,6 +172,14 @@ def _opened(path: Path):  # type: ignore[no-untyped-def]
         raise CheckpointError(f"{path} is damaged or no safetensors file: {_one_line(error)}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {_one_line(error)}") from error
+
+
+def _read_row_configs(path: Path, file: Any) -> dict[str, SegmenterConfig]:
+    try:
+        rows = json.loads(file.metadata()[FORMAT]).get("rows", {})
+        return {str(name): SegmenterConfig.from_dict(config) for name, config in rows.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} has rows that cannot be used: {_one_line(error)}") from error
 
 
 def _read_info(path: Path, file: Any) -> CheckpointInfo:

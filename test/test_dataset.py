@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,38 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
-from stmem_ros.labels import IGNORE_INDEX
+from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from training.dataset import (
     DatasetError,
     DatasetSpec,
     class_pixels,
     fingerprint,
     list_frames,
+    list_images,
     load_spec,
     read_frame,
     read_image,
     read_labels,
+    require_classes,
+    scan,
 )
+from training.label_images import LabelCoding
 
 
 @pytest.fixture
 def spec(make_shapes: Callable[..., Path], tmp_path: Path) -> DatasetSpec:
     """Three frames in `tmp_path/train`, 96 x 128."""
     return load_spec(make_shapes(tmp_path, {"train": 3}))
+
+
+def write_image(path: Path, pixels: np.ndarray | None = None) -> Path:
+    """RGB or ids; 6 x 8 pixels of zeros where no pixels are given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((6, 8), np.uint8) if pixels is None else pixels
+    cv2.imwrite(str(path), pixels if pixels.ndim == 2 else pixels[..., ::-1])
+    return path
 
 
 def refusal(call: Callable[[], Any]) -> str:
@@ -45,12 +59,28 @@ class TestSpec:
         assert camvid.name == "camvid"
         assert len(camvid.labels) == 11
         assert camvid.labels.names[3] == "road"
-        assert camvid.void_ids == (11,)
+        assert camvid.coding.classes[11] == IGNORE_INDEX
 
     def test_camvid_tells_sequence_and_number_apart(self) -> None:
         pattern = load_spec("camvid").name_pattern
         assert pattern.fullmatch("0001TP_006690").groupdict() == {"sequence": "0001TP", "frame": "006690"}
         assert pattern.fullmatch("Seq05VD_f00000").groupdict() == {"sequence": "Seq05VD", "frame": "00000"}
+
+    def test_a_checkpoint_of_camvid_fits_either_size_of_it(self) -> None:
+        assert load_spec("camvid_full").labels == load_spec("camvid").labels
+
+    def test_cityscapes_with_and_without_its_videos_is_one_data_set(self) -> None:
+        video, single = load_spec("cityscapes"), load_spec("cityscapes_single")
+        assert len(video.labels) == 19
+        assert (
+            dataclasses.replace(video, name=single.name, frames_folder=single.frames_folder, unlabelled_frames=False)
+            == single
+        )
+
+    def test_camvids_colours_are_all_there(self) -> None:
+        coding = load_spec("camvid_full").coding
+        assert len(coding.classes) == 32
+        assert sorted(set(coding.classes.values())) == [*range(11), IGNORE_INDEX]
 
     def test_an_unknown_name_is_told_the_known_ones(self) -> None:
         assert "(camvid" in refusal(lambda: load_spec("cityscape"))
@@ -58,8 +88,17 @@ class TestSpec:
     @pytest.mark.parametrize(
         ("old", "new", "reason"),
         [
-            ("frames:", "images:", "'frames' is missing"),
+            ('frames: "{split}"', "", "'frames' is missing"),
+            ("frames:", "images:", "key 'images' is unknown; the known ones are classes, void_ids"),
+            ("name: disc", "title: disc", "key 'title' is unknown; the known ones are name, color, label_colors"),
             ("void_ids: [9]", "void_ids: [300]", "void_ids are [300]"),
+            ("void_ids: [9]", "void_ids: [2]", "label id 2 is both 'box' and void"),
+            ("void_ids: [9]", "void_colors: [[0, 0, 0]]", "void_colors means nothing without"),
+            ("40, 40]}", "40, 40], label_colors: [[1, 2, 3]]}", "void_ids means nothing beside"),
+            ("void_ids: [9]", "label_name: '{drive}.png'", "only {sequence}, {frame}, {name} are filled in"),
+            ("void_ids: [9]", "label_name: '{}.png'", "only {sequence}, {frame}, {name} are filled in"),
+            ("void_ids: [9]", "unlabelled_frames: some", "unlabelled_frames is 'some'"),
+            ("void_ids: [9]", "list: '{sequence}.txt'", "only {split} is filled in"),
             ("void_ids: [9]", "frame_rate: 0", "frame_rate is 0.0"),
             ("(?P<frame>", "(", "needs the groups"),
             ("(?P<frame>", "(?P<frame", "does not describe a data set"),
@@ -82,6 +121,52 @@ class TestSpec:
     def test_a_file_that_is_no_mapping(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "own.yaml").write_text(text)
         assert "does not describe a data set" in refusal(lambda: load_spec(tmp_path / "own.yaml"))
+
+    @pytest.mark.parametrize(
+        ("colors", "reason"),
+        [
+            ([[[1, 1, 1]], [[2, 2, 2], [1, 1, 1]]], "label colour (1, 1, 1) is both 'a' and 'b'"),
+            ([[[1, 1, 1]], [[9, 9, 9]]], "label colour (9, 9, 9) is both 'b' and void"),
+            ([[[1, 1, 1]], None], "'label_colors' is missing"),
+            ([[[1, 1, 1]], [[1, 1]]], "a label colour is [1, 1]"),
+            ([[[1, 1, 1]], [[1, 1, 256]]], "a label colour is [1, 1, 256]"),
+        ],
+    )
+    def test_wrong_label_colours(self, tmp_path: Path, colors: list[Any], reason: str) -> None:
+        classes = [
+            {"name": name, "color": [0, 0, 0], "label_colors": each} for name, each in zip("ab", colors, strict=True)
+        ]
+        document = {
+            "classes": [{key: value for key, value in entry.items() if value is not None} for entry in classes],
+            "void_colors": [[9, 9, 9]],
+            "frames": "frames",
+            "labels": "labels",
+            "name_pattern": r"(?P<sequence>a)(?P<frame>\d)",
+        }
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(document))
+        assert reason in refusal(lambda: load_spec(tmp_path / "own.yaml"))
+
+
+class TestSameClasses:
+    LABELS = LabelSet(("ground", "disc", "box"), ((1, 1, 1),) * 3)
+
+    def test_colours_may_differ(self, spec: DatasetSpec) -> None:
+        require_classes(self.LABELS, spec, "model.safetensors")
+
+    @pytest.mark.parametrize(
+        ("names", "reason"),
+        [
+            (
+                ("ground", "box", "disc"),
+                "class 1 is 'box' in model.safetensors (3 classes) but 'disc' in data set shapes",
+            ),
+            (("ground", "disc"), "class 2 is missing in model.safetensors (2 classes) but 'box'"),
+            (("ground", "disc", "box", "cone"), "class 3 is 'cone' in model.safetensors (4 classes) but missing"),
+        ],
+    )
+    def test_the_first_difference_is_named(self, spec: DatasetSpec, names: tuple[str, ...], reason: str) -> None:
+        labels = LabelSet(names, ((1, 1, 1),) * len(names))
+        assert reason in refusal(lambda: require_classes(labels, spec, "model.safetensors"))
 
 
 class TestListing:
@@ -123,7 +208,236 @@ class TestListing:
 
     def test_other_files_in_the_folder_do_no_harm(self, spec: DatasetSpec, tmp_path: Path) -> None:
         (tmp_path / "train" / "readme.txt").write_text("hello")
+        (tmp_path / "train" / "._drive_000000.png").write_text("what macOS leaves")
+        (tmp_path / "train" / ".thumbnails").mkdir()
+        (tmp_path / "train" / ".thumbnails" / "drive_000000.png").write_text("hello")
         assert len(list_frames(spec, tmp_path, "train")) == 3
+
+    def test_two_files_of_one_frame(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        folder = tmp_path / "train"
+        write_image(folder / "drive_1.jpg")
+        message = refusal(lambda: list_frames(spec, tmp_path, "train"))
+        assert (
+            f"{folder / 'drive_000001.png'} and {folder / 'drive_1.jpg'} are both frame 1 of sequence drive" in message
+        )
+
+    def test_label_images_may_lie_among_the_frames(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        spec = dataclasses.replace(spec, frames_folder="", labels_folder="", label_name="{sequence}/masks/{frame}.png")
+        pattern = re.compile(r"(?P<sequence>[^/]+)/images/(?P<frame>\d+)")
+        for name in ("a/images/1.png", "a/masks/1.png", "b/images/7.png", "b/masks/7.png"):
+            write_image(tmp_path / "drives" / name)
+        frames = list_frames(dataclasses.replace(spec, name_pattern=pattern), tmp_path / "drives", "train")
+        assert [(frame.sequence, frame.number) for frame in frames] == [("a", 1), ("b", 7)]
+        assert frames[1].labels == tmp_path / "drives" / "b" / "masks" / "7.png"
+
+    def test_label_images_may_lie_in_the_folder_of_the_frames(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        spec = dataclasses.replace(
+            spec, frames_folder="", labels_folder="", name_pattern=re.compile(r"(?P<sequence>a)_(?P<frame>\d+)_rgb")
+        )
+        for name in ("a_1_rgb.png", "a_1.png", "a_2_rgb.png", "a_2.png"):
+            write_image(tmp_path / "drives" / name)
+        found = scan(dataclasses.replace(spec, label_name="a_{frame}.png"), tmp_path / "drives", "train")
+        assert [(frame.image.name, frame.labels.name) for frame in found.frames] == [
+            ("a_1_rgb.png", "a_1.png"),
+            ("a_2_rgb.png", "a_2.png"),
+        ]
+        assert found.problems == found.lone_labels == []
+
+    def test_frames_without_labels_are_neighbours_where_they_are_allowed(
+        self, spec: DatasetSpec, tmp_path: Path
+    ) -> None:
+        spec = dataclasses.replace(spec, unlabelled_frames=True)
+        (tmp_path / "trainannot" / "drive_000001.png").unlink()
+        assert [frame.number for frame in list_frames(spec, tmp_path, "train")] == [0, 2]
+        assert sorted(list_images(spec, tmp_path, "train")["drive"]) == [0, 1, 2]
+
+    def test_a_split_without_any_label(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        spec = dataclasses.replace(spec, unlabelled_frames=True, label_name="{name}_L.png")
+        assert "no frame of the train split" in refusal(lambda: list_frames(spec, tmp_path, "train"))
+
+    def test_a_label_image_without_a_frame_harms_no_training(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        (tmp_path / "train" / "drive_000001.png").unlink()
+        found = scan(spec, tmp_path, "train")
+        assert [frame.number for frame in found.frames] == [0, 2]
+        assert found.lone_labels == [tmp_path / "trainannot" / "drive_000001.png"]
+        assert found.problems == []
+
+
+class TestLists:
+    """Which frames are a split's may stand in a text file."""
+
+    @pytest.fixture
+    def listed(self, spec: DatasetSpec, tmp_path: Path) -> Callable[[str], DatasetSpec]:
+        def write(text: str) -> DatasetSpec:
+            (tmp_path / "train.txt").write_text(text)
+            return dataclasses.replace(spec, list_file="{split}.txt")
+
+        return write
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "drive_000001",
+            "drive_000001.png",
+            "train/drive_000001.png",
+            "/elsewhere/CamVid/train/drive_000001.png",
+            "train/drive_000001.png trainannot/drive_000001.png",
+            "train/drive_000001.png\ttrainannot/drive_000001.png",
+        ],
+    )
+    def test_a_frame_by_name_or_path(self, listed: Callable[[str], DatasetSpec], tmp_path: Path, line: str) -> None:
+        frames = list_frames(listed(f"\n{line}\n"), tmp_path, "train")
+        assert [(frame.number, frame.image.name, frame.labels.parent.name) for frame in frames] == [
+            (1, "drive_000001.png", "trainannot")
+        ]
+
+    def test_a_label_image_of_any_name(self, listed: Callable[[str], DatasetSpec], tmp_path: Path) -> None:
+        mine = write_image(tmp_path / "my labels" / "one.png")
+        frames = list_frames(listed("drive_000001\tmy labels/one.png"), tmp_path, "train")
+        assert frames[0].labels == mine
+
+    def test_an_image_outside_the_folder_of_frames(self, listed: Callable[[str], DatasetSpec], tmp_path: Path) -> None:
+        image = write_image(tmp_path / "more" / "other_000004.png")
+        spec = listed("more/other_000004.png trainannot/drive_000001.png")
+        frame = list_frames(spec, tmp_path, "train")[0]
+        assert (frame.sequence, frame.number, frame.image) == ("other", 4, image)
+        assert list_images(spec, tmp_path, "train") == {"other": {4: image}}
+
+    def test_neighbours_need_not_be_listed_nor_labelled(
+        self, listed: Callable[[str], DatasetSpec], tmp_path: Path
+    ) -> None:
+        write_image(tmp_path / "train" / "other_000000.png")
+        (tmp_path / "trainannot" / "drive_000002.png").unlink()
+        spec = listed("drive_000001")
+        assert [frame.number for frame in list_frames(spec, tmp_path, "train")] == [1]
+        images = list_images(spec, tmp_path, "train")
+        assert {sequence: sorted(numbers) for sequence, numbers in images.items()} == {"drive": [0, 1, 2]}
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("drive_000001\ndrive_000009", "line 2 of {list} names drive_000009, which is no frame"),
+            ("nonsense", "line 1 of {list} names nonsense, which is no frame"),
+            ("drive_000001\ndrive_000001.png", "line 2 of {list} names frame 1 of sequence drive again"),
+            ("drive_000001 labels/1.png", "line 1 of {list} names label image labels/1.png, which is no file"),
+            ("drive 000001 .png", "line 1 of {list} holds 3 names"),
+            ("", "no frame of the train split"),
+        ],
+    )
+    def test_a_wrong_line_is_named(
+        self, listed: Callable[[str], DatasetSpec], tmp_path: Path, text: str, reason: str
+    ) -> None:
+        message = refusal(lambda: list_frames(listed(text), tmp_path, "train"))
+        assert reason.format(list=tmp_path / "train.txt") in message
+
+    def test_a_listed_frame_needs_a_label(self, listed: Callable[[str], DatasetSpec], tmp_path: Path) -> None:
+        (tmp_path / "trainannot" / "drive_000001.png").unlink()
+        assert "has no label image" in refusal(lambda: list_frames(listed("drive_000001"), tmp_path, "train"))
+
+    def test_no_list(self, listed: Callable[[str], DatasetSpec], tmp_path: Path) -> None:
+        spec = listed("drive_000001")
+        (tmp_path / "train.txt").unlink()
+        assert f"{tmp_path / 'train.txt'}, the list of data set shapes" in refusal(
+            lambda: list_frames(spec, tmp_path, "train")
+        )
+
+
+class TestFullCamVid:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        colors = np.zeros((6, 8, 3), np.uint8)
+        colors[0], colors[1], colors[2, :4], colors[2, 4:] = (64, 192, 128), (192, 0, 64), (64, 128, 192), (0, 64, 64)
+        colors[3:] = (128, 128, 128)
+        for name in ("0001TP_006690", "0001TP_006720", "0006R0_f00930", "0006R0_f00960"):
+            write_image(tmp_path / "701_StillsRaw_full" / f"{name}.png", colors)
+            write_image(tmp_path / "LabeledApproved_full" / f"{name}_L.png", colors)
+        write_image(tmp_path / "701_StillsRaw_full" / "0006R0_f00931.png")
+        (tmp_path / "train.txt").write_text("0006R0_f00930.png\n0001TP_006690.png\n0001TP_006720.png\n")
+        (tmp_path / "val.txt").write_text("701_StillsRaw_full/0006R0_f00960.png\n")
+        return tmp_path
+
+    def test_32_colours_become_11_classes(self, root: Path) -> None:
+        spec = load_spec("camvid_full")
+        frame = list_frames(spec, root, "train")[0]
+        assert (frame.sequence, frame.number) == ("0001TP", 6690)
+        labels = read_frame(frame, spec)[1]
+        named = [spec.labels.names[label] for label in (labels[0, 0], labels[1, 0], labels[2, 0], labels[2, 7])]
+        assert named == ["pavement", "road", "car", "sign symbol"]
+        assert (labels[3:] == 0).all()
+
+    def test_the_lists_split_the_frames(self, root: Path) -> None:
+        spec = load_spec("camvid_full")
+        numbers = {split: [frame.number for frame in list_frames(spec, root, split)] for split in ("train", "val")}
+        assert numbers == {"train": [6690, 6720, 930], "val": [960]}
+        assert sorted(list_images(spec, root, "val")["0006R0"]) == [930, 931, 960]
+
+    def test_void_is_black_and_other_colours_are_named(self, root: Path) -> None:
+        spec = load_spec("camvid_full")
+        path = root / "LabeledApproved_full" / "0001TP_006690_L.png"
+        write_image(path, np.zeros((6, 8, 3), np.uint8))
+        assert (read_labels(path, spec) == IGNORE_INDEX).all()
+        colors = np.zeros((6, 8, 3), np.uint8)
+        colors[0, 0], colors[1, 1] = (1, 2, 3), (255, 255, 255)
+        write_image(path, colors)
+        assert f"{path} has colour (1, 2, 3), (255, 255, 255), neither" in refusal(lambda: read_labels(path, spec))
+
+    def test_an_alpha_channel_does_no_harm(self, root: Path) -> None:
+        path = root / "labels.png"
+        cv2.imwrite(str(path), np.full((6, 8, 4), (0, 64, 64, 255), np.uint8))
+        assert (read_labels(path, load_spec("camvid_full")) == 9).all()
+
+    def test_ids_are_no_colours(self, root: Path) -> None:
+        path = write_image(root / "labels.png", np.full((6, 8), 128, np.uint8))
+        assert "three or four 8-bit channels" in refusal(lambda: read_labels(path, load_spec("camvid_full")))
+
+
+class TestCityscapes:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """Two clips of `train`, each with its 20th of 30 frames labelled, and the labelled images by themselves."""
+        for clip in ("aachen_000000", "bochum_000000"):
+            city = clip.split("_")[0]
+            start = 0 if city == "aachen" else 294
+            for number in range(start, start + 30):
+                name = f"{clip}_{number:06d}"
+                write_image(tmp_path / "leftImg8bit_sequence" / "train" / city / f"{name}_leftImg8bit.png")
+            name = f"{clip}_{start + 19:06d}"
+            write_image(tmp_path / "leftImg8bit" / "train" / city / f"{name}_leftImg8bit.png")
+            for kind, value in (("labelTrainIds", 255), ("labelIds", 33), ("color", 0), ("instanceIds", 1)):
+                path = tmp_path / "gtFine" / "train" / city / f"{name}_gtFine_{kind}.png"
+                write_image(path, np.full((6, 8), value, np.uint8))
+        return tmp_path
+
+    def test_one_frame_of_each_clip_is_labelled(self, root: Path) -> None:
+        spec = load_spec("cityscapes")
+        found = scan(spec, root, "train")
+        assert [(frame.sequence, frame.number) for frame in found.frames] == [
+            ("aachen_000000", 19),
+            ("bochum_000000", 313),
+        ]
+        assert {sequence: len(numbers) for sequence, numbers in found.images.items()} == {
+            "aachen_000000": 30,
+            "bochum_000000": 30,
+        }
+        assert found.problems == found.lone_labels == []
+        assert (read_frame(found.frames[0], spec)[1] == IGNORE_INDEX).all()
+
+    def test_without_videos(self, root: Path) -> None:
+        frames = list_frames(load_spec("cityscapes_single"), root, "train")
+        assert [frame.image.parents[2].name for frame in frames] == ["leftImg8bit", "leftImg8bit"]
+
+    def test_the_usual_lists(self, root: Path) -> None:
+        name = "train/aachen/aachen_000000_000019"
+        (root / "train.txt").write_text(f"leftImg8bit/{name}_leftImg8bit.png\tgtFine/{name}_gtFine_labelTrainIds.png\n")
+        spec = dataclasses.replace(load_spec("cityscapes"), list_file="{split}.txt")
+        frames = list_frames(spec, root, "train")
+        assert [(frame.sequence, frame.image.parents[2].name) for frame in frames] == [("aachen_000000", "leftImg8bit")]
+        assert len(list_images(spec, root, "train")["aachen_000000"]) == 30
+
+    def test_the_twin_label_files_are_neither_labels_nor_problems(self, root: Path) -> None:
+        lone = root / "gtFine" / "train" / "aachen" / "aachen_000001_000019_gtFine_labelTrainIds.png"
+        write_image(lone)
+        assert scan(load_spec("cityscapes"), root, "train").lone_labels == [lone]
 
 
 class TestReading:
@@ -140,7 +454,7 @@ class TestReading:
     def test_an_unknown_label_is_named(self, spec: DatasetSpec, tmp_path: Path) -> None:
         path = tmp_path / "labels.png"
         cv2.imwrite(str(path), np.array([[0, 200], [77, 2]], np.uint8))
-        assert f"{path} has label id 77" in refusal(lambda: read_labels(path, spec))
+        assert f"{path} has label id 77, 200, neither a class nor void" in refusal(lambda: read_labels(path, spec))
 
     @pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16)])
     def test_labels_are_one_8_bit_channel(self, spec: DatasetSpec, tmp_path: Path, pixels: np.ndarray) -> None:
@@ -193,7 +507,8 @@ def test_a_fingerprint_changes_with_any_file(spec: DatasetSpec, tmp_path: Path) 
 def test_several_void_ids(spec: DatasetSpec, tmp_path: Path) -> None:
     path = tmp_path / "labels.png"
     cv2.imwrite(str(path), np.array([[0, 9, 255, 2]], np.uint8))
-    labels = read_labels(path, dataclasses.replace(spec, void_ids=(9, 255)))
+    coding = LabelCoding({0: 0, 2: 2, 9: IGNORE_INDEX, 255: IGNORE_INDEX})
+    labels = read_labels(path, dataclasses.replace(spec, coding=coding))
     assert labels.tolist() == [[0, IGNORE_INDEX, IGNORE_INDEX, 2]]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -16,10 +18,15 @@ from torch import Tensor, nn
 
 from stmem_ros.checkpoint import CheckpointInfo, Normalization, load_checkpoint, save_checkpoint
 from stmem_ros.labels import LabelSet
-from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
+from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_segmenter
+from stmem_ros.network.segmenter import upsample
+from stmem_ros.preprocess import Preprocessor
 from training import evaluate as command
-from training.dataset import DatasetSpec, LabelledFrame, list_frames, load_spec
-from training.evaluate import evaluate, main, window_of
+from training.clips import WindowConfig, Windows
+from training.dataset import DatasetSpec, LabelledFrame, list_frames, list_images, load_spec, read_image
+from training.evaluate import evaluate, main
+from training.report import PICTURES
+from training.rows import Networks
 
 # Not what the base network was made for: what the checkpoint says counts.
 NORMALIZATION = Normalization((80.0, 90.0, 100.0), (40.0, 80.0, 120.0))
@@ -37,16 +44,20 @@ def spec(make_shapes: Callable[..., Path], tmp_path: Path) -> DatasetSpec:
 def save(pixel_base: str, spec: DatasetSpec, tmp_path: Path) -> Callable[..., Path]:
     """Writes a checkpoint that gives every pixel the class of the nearest colour, unless STF or MAR garble that."""
 
-    def write(short_side: int = 96, labels: LabelSet | None = None, **modules: Any) -> Path:
+    def write(
+        short_side: int = 96, labels: LabelSet | None = None, name: str = "network", seed: int = 0, **modules: Any
+    ) -> Path:
         labels = labels or spec.labels
         config = SegmenterConfig(pixel_base, len(labels), **modules)
-        model = build_segmenter(config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = build_segmenter(config)
         mean, std = torch.tensor(NORMALIZATION.mean), torch.tensor(NORMALIZATION.std)
         colors = (torch.tensor(labels.palette) - mean) / std
         with torch.no_grad():
             model.classifier.linear.weight[:, :3, 0, 0] = colors
             model.classifier.linear.bias.copy_(-(colors**2).sum(1) / 2)
-        path = tmp_path / "network.safetensors"
+        path = tmp_path / f"{name}.safetensors"
         save_checkpoint(path, model, CheckpointInfo(config, labels, NORMALIZATION, short_side))
         return path
 
@@ -55,9 +66,11 @@ def save(pixel_base: str, spec: DatasetSpec, tmp_path: Path) -> Callable[..., Pa
 
 @pytest.fixture
 def run(tmp_path: Path, spec: DatasetSpec) -> Callable[..., int]:
-    def call(*more: str | Path) -> int:
+    def call(*more: str | Path | list[Path]) -> int:
+        """A list is the files of one option."""
         data = ["--dataset", str(tmp_path / "shapes.yaml"), "--root", str(tmp_path), "--device", "cpu"]
-        return main([*data, "--json", str(tmp_path / "out" / "figures.json"), *map(str, more)])
+        words = [str(word) for part in more for word in (part if isinstance(part, list) else [part])]
+        return main([*data, "--json", str(tmp_path / "out" / "figures.json"), *words])
 
     return call
 
@@ -68,7 +81,7 @@ def refused(
 ) -> Callable[..., str]:
     """Runs the command, which must fail with one line and without figures; returns the line."""
 
-    def call(*more: str | Path, checkpoint: Path | None = None) -> str:
+    def call(*more: str | Path, checkpoint: Path | list[Path] | None = None) -> str:
         assert run("--checkpoint", checkpoint or save(), *more) == 1
         said = capfd.readouterr()
         assert said.out == ""
@@ -95,9 +108,13 @@ def test_a_network_that_is_right_scores_100(
     assert found["per_class_iou"] == {"ground": 100.0, "disc": 100.0, "box": 100.0}
     # This data set's numbers count no time.
     assert found["vc8"] is found["flow_consistency"] is None
-    about = {"checkpoint": str(checkpoint), "dataset": "shapes", "split": "val", "frames": 3}
+    about = {"dataset": "shapes", "split": "val", "frames": 3, "neighbors": {"offset": 1, "reach": 1.0}}
     row = found.pop("rows")["base"]
     assert found == row | about
+    assert (row["checkpoint"], row["window"]) == (str(checkpoint), None)
+    # A classifier of 4 x 3 weights and 3 biases, over 96 x 128 pixels.
+    assert (row["parameters"], row["gmacs"]) == (15, pytest.approx(12 * 96 * 128 / 1e9))
+    assert row["cost"]["gmacs"]["classifier"] == row["gmacs"] and row["cost"]["size"] == [96, 128]
     said = capsys.readouterr()
     for word in ("disc", "mean IoU", "pixel accuracy", "100.00"):
         assert word in said.out
@@ -197,43 +214,193 @@ def test_without_a_checkpoint_it_is_the_packaged_one(
     assert figures(tmp_path)["checkpoint"] == str(tmp_path / "network.safetensors")
 
 
-SIX_FRAMES = [LabelledFrame(sequence, 0, Path(), Path()) for sequence in "aaabcc"]
+@pytest.fixture
+def numbered(spec: DatasetSpec, tmp_path: Path) -> Callable[..., list[LabelledFrame]]:
+    """Makes frame n of a clip have the colour n all over; returns the frames. Labels are those of the first three."""
+
+    def make(*names: str) -> list[LabelledFrame]:
+        labels = (tmp_path / "valannot" / "drive_000000.png").read_bytes()
+        for folder in ("val", "valannot"):
+            for path in (tmp_path / folder).iterdir():
+                path.unlink()
+        for name in names:
+            color = int(name.rpartition("_")[2])
+            cv2.imwrite(str(tmp_path / "val" / f"{name}.png"), np.full((96, 128, 3), color, np.uint8))
+            (tmp_path / "valannot" / f"{name}.png").write_bytes(labels)
+        return list_frames(spec, tmp_path, "val")
+
+    return make
+
+
+class Recorder(nn.Module):
+    """Stands for an STF; keeps the red of each frame of its windows, and which frame was asked for."""
+
+    config = STF
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows: list[tuple[list[int], int]] = []
+
+    def forward(self, window: Tensor, query: int) -> Tensor:
+        # The network normalises red as (x - 80) / 40.
+        self.windows.append(((window[0, :, 0, 0, 0] * 40 + 80).round().int().tolist(), query))
+        return window[:, query]
 
 
 class TestWindow:
-    @pytest.mark.parametrize(
-        ("length", "windows"),
-        [
-            (1, [[0], [1], [2], [3], [4], [5]]),
-            (2, [[0, 0], [0, 1], [1, 2], [3, 3], [4, 4], [4, 5]]),
-            (3, [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 5], [4, 5, 5]]),
-        ],
-    )
-    def test_holds_neighbours_of_the_same_sequence_alone(self, length: int, windows: list[list[int]]) -> None:
-        assert [window_of(SIX_FRAMES, index, length) for index in range(6)] == windows
+    @pytest.fixture
+    def model(self, save: Callable[..., Path]) -> VideoSegmenter:
+        model, self.info = load_checkpoint(save(stf=STF))
+        model.stf = Recorder()  # type: ignore[assignment]
+        return model
 
     def test_reaches_the_network_oldest_first_each_frame_computed_once(
-        self, save: Callable[..., Path], spec: DatasetSpec, tmp_path: Path
+        self, model: VideoSegmenter, numbered: Callable[..., list[LabelledFrame]], spec: DatasetSpec
     ) -> None:
-        model, info = load_checkpoint(save(stf=STF))
-        frames = list_frames(spec, tmp_path, "val")
-        for number, frame in enumerate(frames):
-            # Frame n is of colour n all over; the network normalises red as (x - 80) / 40.
-            cv2.imwrite(str(frame.image), np.full((96, 128, 3), number, np.uint8))
-        computed, windows = [], []
+        computed = []
         model.base.register_forward_hook(lambda *_: computed.append(1))
-
-        class Recorder(nn.Module):
-            config = STF
-
-            def forward(self, window: Tensor, query: int) -> Tensor:
-                windows.append(((window[0, :, 0, 0, 0] * 40 + 80).round().int().tolist(), query))
-                return window[:, query]
-
-        model.stf = Recorder()  # type: ignore[assignment]
-        evaluate(model, info, frames, spec, CPU)
-        assert windows == [([0, 0, 1], 1), ([0, 1, 2], 1), ([1, 2, 2], 1)]
+        evaluate(model, self.info, numbered("drive_0", "drive_1", "drive_2"), spec, CPU)
+        assert model.stf.windows == [([0, 0, 1], 1), ([0, 1, 2], 1), ([1, 2, 2], 1)]
         assert len(computed) == 3
+
+    def test_holds_frames_of_one_sequence_within_reach(
+        self, model: VideoSegmenter, numbered: Callable[..., list[LabelledFrame]], spec: DatasetSpec
+    ) -> None:
+        frames = numbered("a_0", "a_10", "a_25", "b_26")
+        evaluate(model, self.info, frames, dataclasses.replace(spec, frame_rate=10.0), CPU)
+        assert [window for window, _ in model.stf.windows] == [[0, 0, 10], [0, 10, 10], [25, 25, 25], [26, 26, 26]]
+
+    def test_may_hold_frames_without_labels(
+        self, model: VideoSegmenter, numbered: Callable[..., list[LabelledFrame]], spec: DatasetSpec
+    ) -> None:
+        frames = numbered("drive_0", "drive_1", "drive_2", "drive_3")
+        images = {"drive": {frame.number: frame.image for frame in frames}}
+        evaluate(model, self.info, [frames[2]], spec, CPU, windows=Windows(images, spec, WindowConfig()))
+        assert model.stf.windows == [([1, 2, 3], 1)]
+
+    @pytest.mark.parametrize(
+        ("options", "windows"),
+        [
+            ([], {(0, 0, 1, 1), (0, 1, 2, 1), (1, 2, 3, 1), (2, 3, 4, 1), (3, 4, 4, 1)}),
+            (["--window", "causal"], {(0, 0, 0, 2), (0, 0, 1, 2), (0, 1, 2, 2), (1, 2, 3, 2), (2, 3, 4, 2)}),
+            (["--offset", "2"], {(0, 0, 2, 1), (1, 1, 3, 1), (0, 2, 4, 1), (1, 3, 3, 1), (2, 4, 4, 1)}),
+        ],
+    )
+    def test_is_what_the_options_say(
+        self,
+        model: VideoSegmenter,
+        numbered: Callable[..., list[LabelledFrame]],
+        run: Callable[..., int],
+        monkeypatch: pytest.MonkeyPatch,
+        options: list[str],
+        windows: set[tuple[int, ...]],
+    ) -> None:
+        numbered(*(f"drive_{number}" for number in range(5)))
+        monkeypatch.setattr(command, "load_checkpoint", lambda _: (model, self.info))
+        assert run(*options) == 0
+        assert {(*window, query) for window, query in model.stf.windows} == windows
+
+
+class TestRows:
+    @pytest.fixture
+    def files(self, save: Callable[..., Path]) -> list[Path]:
+        """The four stages of one network: base and STF are equal where there are two."""
+        kinds: dict[str, dict] = {
+            "base": {},
+            "stf": {"stf": STF},
+            "mar": {"mar": MAR},
+            "both": {"stf": STF, "mar": MAR},
+        }
+        return [save(name=name, **modules) for name, modules in kinds.items()]
+
+    def test_come_from_one_command(
+        self, run: Callable[..., int], files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--checkpoint", files, "--window", "both") == 0
+        document = figures(tmp_path)
+        rows = document["rows"]
+        assert list(rows) == ["base", "stf", "stf_causal", "mar", "both", "both_causal"]
+        assert rows["both"].items() <= document.items()
+        assert rows["base"]["miou"] == 100.0 > rows["both"]["miou"]
+        assert [row["window"] for row in rows.values()] == [None, "centered", "causal", None, "centered", "causal"]
+        assert rows["stf"]["parameters"] == rows["stf_causal"]["parameters"] > rows["base"]["parameters"]
+        assert rows["both"]["gmacs"] > rows["stf"]["gmacs"] > rows["base"]["gmacs"]
+        said = capsys.readouterr().out
+        for word in ("mar", "GMACs", "parameters", "fwIoU"):
+            assert word in said
+
+    def test_are_what_each_network_gives_alone(
+        self, run: Callable[..., int], files: list[Path], tmp_path: Path
+    ) -> None:
+        assert run("--checkpoint", files, "--window", "both") == 0
+        together = figures(tmp_path)["rows"]
+        alone = {}
+        for file in files:
+            assert run("--checkpoint", file, "--window", "both") == 0
+            alone |= figures(tmp_path)["rows"]
+        assert together == alone
+
+    def test_compute_what_they_share_once(
+        self, files: list[Path], spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = command.rows_of(files, "both", spec)
+        calls = collections.Counter()
+        for row in {id(row.model): row for row in rows}.values():
+            row.model.base.register_forward_hook(lambda *_: calls.update(["base"]))
+            if row.model.stf is not None:
+                row.model.stf.register_forward_hook(lambda *_: calls.update(["stf"]))
+        frames = list_frames(spec, tmp_path, "val")
+        tallies = [command.Tally(row, 3, CPU) for row in rows]
+        windows = Windows(list_images(spec, tmp_path, "val"), spec, WindowConfig())
+        command.measure(tallies, frames, spec, CPU, windows)
+        assert calls == {"base": 3, "stf": 2 * 3}
+
+    def test_share_no_fusion_that_differs(
+        self, run: Callable[..., int], save: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        first, second = save(name="a", stf=STF), save(name="b", stf=STF, mar=MAR, seed=1)
+        assert run("--checkpoint", [first, second]) == 0
+        together = figures(tmp_path)["rows"]["both"]
+        assert run("--checkpoint", second) == 0
+        assert together == figures(tmp_path)["rows"]["both"]
+
+    @pytest.mark.parametrize("query", [1, 2])
+    def test_are_the_whole_networks_predictions(
+        self, files: list[Path], spec: DatasetSpec, tmp_path: Path, query: int
+    ) -> None:
+        rows = command.rows_of(files, "causal" if query == 2 else "centered", spec)
+        frames = list_frames(spec, tmp_path, "val")
+        windows = Windows(list_images(spec, tmp_path, "val"), spec, WindowConfig())
+        networks = Networks(rows, frames, CPU, windows)
+        preprocess = Preprocessor(NORMALIZATION, 96, CPU)
+        clip = torch.stack([preprocess(read_image(frame.image)) for frame in frames], 1)
+        with torch.inference_mode():
+            for index in range(3):
+                found = networks.logits(index)
+                for row, logits in zip(rows, found, strict=True):
+                    # This frame alone has the whole clip as its window.
+                    if index == query:
+                        torch.testing.assert_close(upsample(logits, (96, 128)), row.model(clip, query))
+
+    def test_without_stf_do_not_depend_on_the_window(
+        self, run: Callable[..., int], files: list[Path], tmp_path: Path
+    ) -> None:
+        assert run("--checkpoint", files[0], "--window", "both") == 0
+        assert list(figures(tmp_path)["rows"]) == ["base"]
+
+
+class TestPictures:
+    def test_are_written_where_asked(self, run: Callable[..., int], save: Callable[..., Path], tmp_path: Path) -> None:
+        assert (
+            run("--checkpoint", [save(), save(name="stf", stf=STF)], "--pictures", tmp_path / "new" / "pictures") == 0
+        )
+        assert sorted(path.name for path in (tmp_path / "new" / "pictures").iterdir()) == sorted(PICTURES)
+
+    def test_are_not_written_where_not_asked(
+        self, run: Callable[..., int], save: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        assert run("--checkpoint", save()) == 0
+        assert not list(tmp_path.glob("**/confusion_matrix.png"))
 
 
 class TestRefusals:
@@ -262,7 +429,7 @@ class TestRefusals:
         self, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cv2.imwrite(str(tmp_path / "valannot" / "drive_000002.png"), np.full((96, 128), 77, np.uint8))
-        monkeypatch.setattr(command, "evaluate", lambda *_: pytest.fail("the network ran first"))
+        monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("the network ran first"))
         assert "drive_000002.png has label id 77" in refused()
 
     def test_a_split_of_void_alone(self, refused: Callable[..., str], tmp_path: Path) -> None:
@@ -276,7 +443,19 @@ class TestRefusals:
 
     def test_a_folder_for_the_figures(self, refused: Callable[..., str], tmp_path: Path) -> None:
         assert "is a folder" in refused("--json", tmp_path)
-        assert "network.safetensors" in refused("--json", tmp_path / "network.safetensors" / "figures.json")
+        message = refused("--json", tmp_path / "network.safetensors" / "figures.json")
+        assert "--json needs a folder" in message and "network.safetensors is a file" in message
+
+    def test_a_file_for_the_pictures(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        assert "shapes.yaml is a file: name another place" in refused("--pictures", tmp_path / "shapes.yaml")
+
+    def test_two_checkpoints_of_one_row(self, refused: Callable[..., str], save: Callable[..., Path]) -> None:
+        message = refused(checkpoint=[save(name="one"), save(name="two")])
+        assert "one.safetensors and" in message and "two.safetensors are both a row 'base'" in message
+
+    @pytest.mark.parametrize(("option", "value"), [("--offset", "0"), ("--reach", "0"), ("--reach", "nan")])
+    def test_neighbours_that_cannot_be(self, refused: Callable[..., str], option: str, value: str) -> None:
+        assert refused(option, value).startswith(f"evaluate: {option} is {value}")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
     def test_cuda_where_there_is_none(self, refused: Callable[..., str]) -> None:
@@ -299,5 +478,6 @@ def test_figures_that_cannot_be_written_leave_the_old_ones(
 
     monkeypatch.setattr(os, "replace", full)
     assert run("--checkpoint", checkpoint) == 1
-    assert "No space left" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "figures.json cannot be written: No space left on device" in said and said.count("\n") == 1
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["old"]

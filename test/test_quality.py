@@ -8,7 +8,8 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.quality import BoundaryF, Calibration, boundary
+from training.quality import QUALITY_NAMES, BoundaryF, Calibration, Quality, boundary
+from training.temporal import Motion
 
 
 def halves(column: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -65,3 +66,29 @@ def test_certain_and_right_is_calibrated() -> None:
     calibration = Calibration()
     calibration.update(np.ones(10, np.float32), np.ones(10, bool))
     assert calibration.value == 0.0
+
+
+def logits_of(labels: np.ndarray, classes: int = 3) -> torch.Tensor:
+    """Logits that are certain of `labels`."""
+    return 100 * torch.nn.functional.one_hot(torch.from_numpy(labels).long(), classes).permute(2, 0, 1).float()
+
+
+def test_all_of_them_over_a_clip() -> None:
+    still = Motion(
+        np.stack(np.meshgrid(np.arange(80.0), np.arange(60.0)), -1).astype(np.float32), np.ones((60, 80), bool)
+    )
+    quality = Quality(3)
+    for frame in range(9):
+        quality.update(logits_of(halves(30)), halves(30), frame > 0, still if frame else None)
+    figures = quality.to_dict()
+    assert list(figures) == list(QUALITY_NAMES)
+    assert figures.pop("vc16") is figures.pop("vc16_correct") is None
+    assert figures.pop("ece") == 0.0
+    assert set(figures.values()) == {100.0}
+
+
+def test_frames_that_do_not_follow_each_other_have_no_steadiness() -> None:
+    quality = Quality(3)
+    for frame in range(9):
+        quality.update(logits_of(halves(30)), halves(30), frame not in (0, 5), None)
+    assert quality.to_dict()["vc8"] is quality.to_dict()["flow_consistency"] is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.temporal import FlowConsistency, VideoConsistency
+from training.temporal import FlowConsistency, Motion, MotionTracker, VideoConsistency
 
 
 def clip(*rows: list[int]) -> list[np.ndarray]:
@@ -33,6 +33,16 @@ def test_only_pixels_whose_truth_stays_count() -> None:
     truth = clip([0, 1, 1, 2], [0, 1, 0, 2], [0, 1, 0, 1])
     prediction = clip([0, 1, 1, 2], [0, 0, 0, 2], [0, 0, 0, 0])
     assert vc(2, prediction, truth).steady == pytest.approx(100 * (2 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize(("length", "windows", "broken"), [(8, 13, 8), (16, 5, 5)])
+def test_one_flicker_breaks_every_window_that_holds_it(length: int, windows: int, broken: int) -> None:
+    # Of 20 frames, frame 10 has one of four pixels wrong; another pixel is wrong all along.
+    truth = clip(*[[0, 0, 1, 1]] * 20)
+    prediction = clip(*[[0, 0, 1, 2]] * 10, [0, 1, 1, 2], *[[0, 0, 1, 2]] * 9)
+    metric = vc(length, prediction, truth)
+    assert metric.steady == pytest.approx(100 * (4 * windows - broken) / (4 * windows))
+    assert metric.correct == pytest.approx(100 * (3 * windows - broken) / (4 * windows))
 
 
 def test_being_steadily_wrong_is_steady_but_not_correct() -> None:
@@ -72,30 +82,68 @@ def bar(shift: int) -> np.ndarray:
     return labels
 
 
+def consistency(*frames: tuple[np.ndarray, np.ndarray]) -> float | None:
+    """Of a clip of images and labels."""
+    tracker, metric = MotionTracker(), FlowConsistency()
+    for image, labels in frames:
+        metric.update(labels, tracker.follow(image))
+    return metric.value
+
+
 def test_labels_that_move_with_the_picture_are_consistent() -> None:
-    metric = FlowConsistency()
-    for shift in (0, 3, 6):
-        metric.update(textured(shift), bar(shift))
-    assert metric.value > 99
+    assert consistency(*((textured(shift), bar(shift)) for shift in (0, 3, 6))) > 99
 
 
 def test_labels_that_stay_behind_are_not() -> None:
-    metric = FlowConsistency()
-    for shift in (0, 3, 6):
-        metric.update(textured(shift), bar(0))
     # Each step, 3 columns on either side of the bar of 160 columns are wrong.
-    assert metric.value == pytest.approx(100 * (1 - 6 / 157), abs=1.0)
+    expected = pytest.approx(100 * (1 - 6 / 157), abs=1.0)
+    assert consistency(*((textured(shift), bar(0)) for shift in (0, 3, 6))) == expected
 
 
 def test_random_labels_keep_their_chance_share() -> None:
     random = np.random.default_rng(0)
-    metric = FlowConsistency()
-    for _ in range(3):
-        metric.update(textured(0), random.integers(0, 4, (120, 160), np.uint8))
-    assert metric.value == pytest.approx(25, abs=1.5)
+    frames = ((textured(0), random.integers(0, 4, (120, 160), np.uint8)) for _ in range(3))
+    assert consistency(*frames) == pytest.approx(25, abs=1.5)
 
 
 def test_one_frame_has_no_consistency() -> None:
+    assert consistency((textured(0), bar(0))) is None
+
+
+def moved(columns: int, shape: tuple[int, int] = (1, 4)) -> Motion:
+    """Every pixel was `columns` further left a frame before; those that came into view are not visible."""
+    y, x = np.indices(shape)
+    place = np.stack([x - columns, y], -1).astype(np.float32)
+    return Motion(place, place[..., 0] >= 0)
+
+
+def test_flow_consistency_by_hand() -> None:
     metric = FlowConsistency()
-    metric.update(textured(0), bar(0))
-    assert metric.value is None
+    first, second, third = clip([0, 1, 2, 2], [9, 0, 1, 2], [9, 3, 1, 2])
+    metric.update(first, None)
+    metric.update(second, moved(1))
+    assert metric.value == 100.0
+    # Nothing moves; one of four labels changes: 3 + 3 of 3 + 4 visible pixels were kept.
+    metric.update(third, moved(0))
+    assert metric.value == pytest.approx(100 * 6 / 7)
+    # What is not followed compares with nothing.
+    metric.update(*clip([5, 5, 5, 5]), None)
+    assert metric.value == pytest.approx(100 * 6 / 7)
+
+
+class TestMotion:
+    def test_says_where_pixels_were(self) -> None:
+        tracker = MotionTracker()
+        tracker.follow(textured(0))
+        motion = tracker.follow(textured(3))
+        inner = motion.place[20:-20, 20:-20] - np.stack(np.meshgrid(np.arange(20, 140), np.arange(20, 100)), -1)
+        np.testing.assert_allclose(np.median(inner, (0, 1)), (-3, 0), atol=0.1)
+        # The columns that came into view were nowhere.
+        assert motion.visible[:, 20:-20].mean() > 0.95 and not motion.visible[:, :2].any()
+
+    def test_is_none_where_there_is_no_frame_before(self) -> None:
+        tracker = MotionTracker()
+        assert tracker.follow(textured(0)) is None
+        assert tracker.follow(textured(3), consecutive=False) is None
+        assert tracker.follow(textured(3, (100, 160))) is None
+        assert tracker.follow(textured(6, (100, 160))) is not None

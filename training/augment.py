@@ -70,15 +70,29 @@ def crop_matrix(labels: Image, config: AugmentConfig, random: np.random.Generato
 
 def change_look(image: Image, config: AugmentConfig, random: np.random.Generator) -> Image:
     """Random contrast, brightness, saturation and tint; sometimes blur, sometimes noise."""
-    contrast, brightness, saturation = 1 + random.uniform(-config.color, config.color, 3)
-    tint = 1 + random.uniform(-config.color, config.color, 3) / 5
+    return degraded(recolored(image, *random_look(config, random)), config.blur, config.noise, random)
+
+
+def random_look(config: AugmentConfig, random: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Factors of (contrast, brightness, saturation), and of red, green and blue."""
+    factors = 1 + random.uniform(-config.color, config.color, 3)
+    return factors, 1 + random.uniform(-config.color, config.color, 3) / 5
+
+
+def recolored(image: Image, factors: NDArray[np.float64], tint: NDArray[np.float64]) -> NDArray[np.float32]:
+    """`(H, W, 3)` uint8 under another light; not clipped."""
+    contrast, brightness, saturation = factors
     pixels = image.astype(np.float32)
     gray = pixels.mean(-1, keepdims=True)
     pixels = (gray + (pixels - gray) * saturation) * (brightness * tint).astype(np.float32)
     mean = pixels.mean()
-    pixels = (pixels - mean) * contrast + mean
-    if random.random() < config.blur:
+    return (pixels - mean) * contrast + mean
+
+
+def degraded(pixels: NDArray[np.float32], blur: float, noise: float, random: np.random.Generator) -> Image:
+    """Blurred with probability `blur`, noisy with probability `noise`, clipped to 0..255."""
+    if random.random() < blur:
         pixels = cv2.GaussianBlur(pixels, (0, 0), random.uniform(0.4, 1.5))
-    if random.random() < config.noise:
-        pixels += random.normal(0, random.uniform(2, 10), pixels.shape).astype(np.float32)
+    if random.random() < noise:
+        pixels = pixels + random.normal(0, random.uniform(2, 10), pixels.shape).astype(np.float32)
     return np.clip(pixels, 0, 255).astype(np.uint8)

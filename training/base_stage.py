@@ -8,17 +8,16 @@ from collections.abc import Callable
 import lightning as L
 import numpy as np
 import torch
-from kornia.losses import dice_loss
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import Dataset
 
-from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import Classifier, upsample
 from training.augment import AugmentConfig, random_crop
 from training.dataset import DatasetSpec, LabelledFrame, read_frame
+from training.losses import SegmentationLoss
 from training.metrics import Accuracy, confusion_matrix, labels_of
 
 
@@ -87,15 +86,14 @@ class BaseStage(L.LightningModule):
 
     def __init__(self, model: VideoSegmenter, config: BaseStageConfig, weights: Tensor) -> None:
         super().__init__()
-        self.model = model
-        self.config = config
+        self.model, self.config = model, config
         self.auxiliary = nn.Sequential(
             nn.Conv2d(model.base.deep_channels, 64, 3, padding=1, bias=False),
             nn.BatchNorm2d(64),
             nn.ReLU(),
             Classifier(64, len(weights)),
         )
-        self.register_buffer("weights", weights, persistent=False)
+        self.loss = SegmentationLoss(weights, config.dice_weight)
         self.register_buffer("mean", torch.tensor(model.base.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.base.std).view(3, 1, 1), persistent=False)
         self.confusion = confusion_matrix(len(weights))
@@ -103,22 +101,15 @@ class BaseStage(L.LightningModule):
     def normalized(self, images: Tensor) -> Tensor:
         return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, self.weights, ignore_index=IGNORE_INDEX, label_smoothing=0.05)
-
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         images, labels = batch
         features, deep = self.model.base.forward_with_deep(self.normalized(images))
         # Upsampling and softmax over few channels are much faster with each channel in one piece.
         logits = upsample(self.model.classifier(features).contiguous(), (labels.shape[-2], labels.shape[-1]))
-        loss = self.cross_entropy(logits, labels)
         auxiliary = self.auxiliary(deep).contiguous()
         coarse = F.interpolate(labels[:, None].float(), auxiliary.shape[-2:], mode="nearest-exact")[:, 0].long()
-        loss = loss + self.config.auxiliary_weight * self.cross_entropy(auxiliary, coarse)
-        if self.config.dice_weight:
-            dice = dice_loss(logits, labels, average="macro", ignore_index=IGNORE_INDEX)
-            loss = loss + self.config.dice_weight * dice
-        self.log("loss", loss, prog_bar=True)
+        loss = self.loss(logits, labels) + self.config.auxiliary_weight * self.loss.cross_entropy(auxiliary, coarse)
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
@@ -146,14 +137,3 @@ class BaseStage(L.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def train_loader(dataset: CropDataset, config: BaseStageConfig, seed: int) -> DataLoader:
-    return DataLoader(
-        dataset,
-        config.batch_size,
-        # Shuffles by seed and epoch alone, so that a run that was stopped goes on with the same batches.
-        sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=seed),
-        drop_last=len(dataset) > config.batch_size,
-        num_workers=config.workers,
-    )

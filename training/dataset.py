@@ -3,90 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
-import re
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 from typing import Any
 
-import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from training.dataset_spec import DatasetSpec, load_spec, require_classes
+from training.label_images import DatasetError, read_image, read_label_image
 
-DATASETS = Path(__file__).parent / "datasets"
+__all__ = [
+    "DatasetError",
+    "DatasetSpec",
+    "LabelledFrame",
+    "Split",
+    "class_pixels",
+    "fingerprint",
+    "list_frames",
+    "list_images",
+    "load_spec",
+    "read_frame",
+    "read_image",
+    "read_labels",
+    "require_classes",
+    "require_one_size",
+    "scan",
+]
+
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-
-class DatasetError(Exception):
-    """Data that cannot be used: one line naming the file or folder, the reason and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetSpec:
-    """A data set's YAML file: its classes, where frames and labels lie, and how files are named.
-
-    `frame_rate` is in Hz of the frame numbers, None where they count no time.
-    """
-
-    name: str
-    labels: LabelSet
-    void_ids: tuple[int, ...]
-    frames_folder: str
-    labels_folder: str
-    name_pattern: re.Pattern[str]
-    frame_rate: float | None = None
-
-    def id_table(self) -> NDArray[np.int16]:
-        """`(256,)`: the class of each id in a label image; IGNORE_INDEX for void, -1 for an unknown id."""
-        table = np.full(256, -1, np.int16)
-        table[: len(self.labels)] = np.arange(len(self.labels))
-        table[list(self.void_ids)] = IGNORE_INDEX
-        return table
-
-
-def load_spec(name_or_path: str | Path) -> DatasetSpec:
-    """A data set by the name of a file in `training/datasets/`, or by the path of one's own YAML file.
-
-    Raises DatasetError where there is no such file or it does not describe a data set.
-    """
-    path = Path(name_or_path)
-    if not path.is_file():
-        path = DATASETS / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in DATASETS.glob("*.yaml")))
-        raise DatasetError(f"{name_or_path} is neither a file nor a known data set ({known})")
-    try:
-        document = yaml.safe_load(path.read_text())
-        void_ids = tuple(int(number) for number in document.get("void_ids", ()))
-        if not all(0 <= number <= 255 for number in void_ids):
-            raise ValueError(f"void_ids are {list(void_ids)}; label ids are 0..255")
-        pattern = re.compile(document["name_pattern"])
-        if not {"sequence", "frame"} <= set(pattern.groupindex):
-            raise ValueError("name_pattern needs the groups (?P<sequence>...) and (?P<frame>...)")
-        folders = {kind: str(document[kind]) for kind in ("frames", "labels")}
-        for kind, folder in folders.items():
-            if "{" in folder.replace("{split}", ""):
-                raise ValueError(f"{kind} is {folder!r}; only {{split}} is filled in")
-        frame_rate = None if document.get("frame_rate") is None else float(document["frame_rate"])
-        if frame_rate is not None and not frame_rate > 0:
-            raise ValueError(f"frame_rate is {frame_rate}; it must be above 0 Hz")
-        return DatasetSpec(
-            name=path.stem,
-            labels=LabelSet(
-                tuple(entry["name"] for entry in document["classes"]),
-                tuple(tuple(entry["color"]) for entry in document["classes"]),
-            ),
-            void_ids=void_ids,
-            frames_folder=folders["frames"],
-            labels_folder=folders["labels"],
-            name_pattern=pattern,
-            frame_rate=frame_rate,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, re.error, yaml.YAMLError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DatasetError(f"{path} does not describe a data set: {reason}") from error
+Images = dict[str, dict[int, Path]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,79 +49,177 @@ class LabelledFrame:
     labels: Path
 
 
-def list_frames(spec: DatasetSpec, root: str | Path, split: str) -> list[LabelledFrame]:
-    """Every labelled frame of a split, in order of sequence and number.
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """What lies in a split: labelled frames by sequence and number, and every frame, labelled or not.
 
-    Raises DatasetError where a folder is missing or empty, a frame has no label image, or a name does not fit.
+    `lone_labels` are label images without a frame; `problems` are lines for a person.
     """
-    frames_folder = Path(root) / spec.frames_folder.format(split=split)
-    labels_folder = Path(root) / spec.labels_folder.format(split=split)
+
+    frames: list[LabelledFrame]
+    images: Images
+    lone_labels: list[Path]
+    problems: list[str]
+
+
+def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
+    """Look through a split's folders, opening no image. Raises DatasetError where a folder or list is missing."""
+    root = Path(root)
+    frames_folder = root / spec.frames_folder.format(split=split)
+    labels_folder = root / spec.labels_folder.format(split=split)
     for folder in (frames_folder, labels_folder):
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder; data set {spec.name} has its {split} split there")
+    label_files = set(_image_files(labels_folder))
+    problems: list[str] = []
+    found = _frames_in(frames_folder, labels_folder, spec, problems)
+    images: Images = {}
+    for frame in found:
+        images.setdefault(frame.sequence, {})[frame.number] = frame.image
+    if not images and not problems:
+        problems.append(f"{frames_folder} holds no images; data set {spec.name} has its {split} split there")
+    wanted = found
+    if spec.list_file is not None:
+        file = root / spec.list_file.format(split=split)
+        wanted = list(_listed(file, root, labels_folder, images, spec, problems))
+        images = {frame.sequence: images.get(frame.sequence, {}) for frame in wanted}
+        for frame in wanted:
+            images[frame.sequence].setdefault(frame.number, frame.image)
     frames = []
-    for image in sorted(path for path in frames_folder.iterdir() if path.suffix.lower() in FRAME_ENDINGS):
-        match = spec.name_pattern.fullmatch(image.stem)
-        if match is None or not match["frame"].isdecimal():
-            raise DatasetError(f"{image} does not fit the name_pattern of data set {spec.name}")
-        labels = labels_folder / f"{image.stem}.png"
-        if not labels.is_file():
-            raise DatasetError(f"{image} has no label image {labels}")
-        frames.append(LabelledFrame(match["sequence"], int(match["frame"]), image, labels))
-    if not frames:
-        raise DatasetError(f"{frames_folder} holds no images; data set {spec.name} has its {split} split there")
-    return sorted(frames, key=lambda frame: (frame.sequence, frame.number))
+    for frame in wanted:
+        if frame.labels in label_files or (spec.list_file is not None and frame.labels.is_file()):
+            frames.append(frame)
+        elif not spec.unlabelled_frames:
+            problems.append(f"{frame.image} has no label image {frame.labels} (unlabelled_frames: true allows that)")
+    if not frames and not problems:
+        problems.append(f"no frame of the {split} split of {spec.name} has a label image in {labels_folder}")
+    lone = label_files - {frame.labels for frame in [*found, *wanted]} - {frame.image for frame in found}
+    any_name = spec.label_name.format(**dict.fromkeys([*spec.name_pattern.groupindex, "name"], "*"))
+    return Split(
+        frames=sorted(frames, key=lambda frame: (frame.sequence, frame.number)),
+        images=images,
+        lone_labels=sorted(
+            path for path in lone if fnmatch.fnmatchcase(path.relative_to(labels_folder).as_posix(), any_name)
+        ),
+        problems=problems,
+    )
 
 
-def list_images(spec: DatasetSpec, root: str | Path, split: str) -> dict[str, dict[int, Path]]:
-    """Every frame of a split, labelled or not: sequence to number to image.
+def list_frames(spec: DatasetSpec, root: str | Path, split: str) -> list[LabelledFrame]:
+    """Every labelled frame of a split, in order of sequence and number.
+
+    Raises DatasetError where a folder or list is missing or empty, a frame has no label image and should have, two
+    files are the same frame, or a name does not fit.
+    """
+    return _sound(scan(spec, root, split)).frames
+
+
+def list_images(spec: DatasetSpec, root: str | Path, split: str) -> Images:
+    """Every frame of a split's sequences, labelled or not, listed or not: sequence to number to image.
 
     Raises DatasetError as `list_frames` does.
     """
-    images: dict[str, dict[int, Path]] = {}
-    for frame in list_frames(spec, root, split):
-        images.setdefault(frame.sequence, {})[frame.number] = frame.image
-    return images
+    return _sound(scan(spec, root, split)).images
 
 
-def _decode(path: Path, flags: int) -> NDArray[Any]:
+def _sound(split: Split) -> Split:
+    if split.problems:
+        raise DatasetError(split.problems[0])
+    return split
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(FRAME_ENDINGS) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _frame_of(path: PurePath, image: Path, labels_folder: Path, spec: DatasetSpec) -> LabelledFrame | None:
+    """`image` by the end of `path`, shortest first, with the label image it should have; None where none fits."""
+    last = path.stem if path.suffix.lower() in FRAME_ENDINGS else path.name
+    parts = [*path.parts[:-1], last]
+    for start in range(len(parts) - 1, -1, -1):
+        match = spec.name_pattern.fullmatch("/".join(parts[start:]))
+        if match and match["sequence"] and (match["frame"] or "").isdecimal():
+            labels = labels_folder / spec.label_name.format(**{**match.groupdict(), "name": match[0]})
+            return LabelledFrame(match["sequence"], int(match["frame"]), image, labels)
+    return None
+
+
+def _frames_in(folder: Path, labels_folder: Path, spec: DatasetSpec, problems: list[str]) -> list[LabelledFrame]:
+    """Every frame in a folder, with the label image that it should have, be that there or not."""
+    frames = {path: _frame_of(path.relative_to(folder), path, labels_folder, spec) for path in _image_files(folder)}
+    # Label images may lie among the frames.
+    labels = {frame.labels for frame in frames.values() if frame is not None}
+    kept: dict[tuple[str, int], LabelledFrame] = {}
+    for path, frame in frames.items():
+        if path in labels:
+            continue
+        if frame is None:
+            problems.append(f"{path} does not fit the name_pattern of data set {spec.name}")
+            continue
+        first = kept.setdefault((frame.sequence, frame.number), frame)
+        if first is not frame:
+            problems.append(
+                f"{first.image} and {path} are both frame {frame.number} of sequence {frame.sequence}: "
+                f"remove one, or tell them apart in the name_pattern of data set {spec.name}"
+            )
+    return list(kept.values())
+
+
+def _listed(
+    file: Path, root: Path, labels_folder: Path, images: Images, spec: DatasetSpec, problems: list[str]
+) -> Iterator[LabelledFrame]:
+    """The frames that a list file names, by a path below the root, or else by the end of a path in `images`."""
     try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    # From memory: cv2.imread fills what is missing of a truncated JPEG with grey, cv2.imdecode refuses it.
-    image = cv2.imdecode(data, flags) if data.size else None
-    if image is None:
-        raise DatasetError(f"{path} is damaged or no image")
-    return image
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """`(H, W, 3)` RGB. Raises DatasetError where the file cannot be read."""
-    return np.ascontiguousarray(_decode(path, cv2.IMREAD_COLOR)[..., ::-1])
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DatasetError(f"{file}, the list of data set {spec.name}, cannot be read: {reason}") from error
+    seen: set[tuple[str, int]] = set()
+    for count, line in enumerate(lines, 1):
+        fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+        if not fields:
+            continue
+        where = f"line {count} of {file}"
+        if len(fields) > 2:
+            problems.append(f"{where} holds {len(fields)} names; it may hold an image and, after a tab, its labels")
+            continue
+        frame = _frame_of(PurePath(fields[0]), root / fields[0], labels_folder, spec)
+        if frame is not None and not frame.image.is_file():
+            there = images.get(frame.sequence, {}).get(frame.number)
+            frame = None if there is None else dataclasses.replace(frame, image=there)
+        if frame is None:
+            problems.append(f"{where} names {fields[0]}, which is no frame of data set {spec.name} in {root}")
+        elif (frame.sequence, frame.number) in seen:
+            problems.append(f"{where} names frame {frame.number} of sequence {frame.sequence} again")
+        elif len(fields) == 2 and not (root / fields[1]).is_file():
+            problems.append(f"{where} names label image {fields[1]}, which is no file in {root}")
+        else:
+            seen.add((frame.sequence, frame.number))
+            yield frame if len(fields) == 1 else dataclasses.replace(frame, labels=root / fields[1])
 
 
 def read_labels(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
-    """`(H, W)` class ids, IGNORE_INDEX for void. Raises DatasetError for another kind of file or an unknown id."""
-    raw = _decode(path, cv2.IMREAD_UNCHANGED)
-    if raw.ndim != 2 or raw.dtype != np.uint8:
-        raise DatasetError(f"{path} has shape {raw.shape} and type {raw.dtype}; a label image has one 8-bit channel")
-    labels = spec.id_table()[raw]
-    if labels.min() < 0:
-        unknown = int(raw[labels < 0].min())
-        raise DatasetError(f"{path} has label id {unknown}, which is neither a class of {spec.name} nor in void_ids")
-    return labels.astype(np.uint8)
+    """`(H, W)` class ids, IGNORE_INDEX for void. Raises DatasetError for another kind of file or an unknown value."""
+    return spec.coding.decode(read_label_image(path), str(path))
 
 
 def read_frame(frame: LabelledFrame, spec: DatasetSpec) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Image and labels of one frame. Raises DatasetError, also where their sizes differ."""
     image, labels = read_image(frame.image), read_labels(frame.labels, spec)
-    if image.shape[:2] != labels.shape:
-        raise DatasetError(
-            f"{frame.labels} is {labels.shape[1]}x{labels.shape[0]}, "
-            f"its image {image.shape[1]}x{image.shape[0]}: they must be of one size"
-        )
+    require_one_size(image.shape, labels.shape, frame.labels)
     return image, labels
+
+
+def require_one_size(image: tuple[int, ...], labels: tuple[int, ...], where: Path | str) -> None:
+    """Raises DatasetError where the shapes of an image and its labels, those of `where`, differ in size."""
+    if image[:2] != labels[:2]:
+        raise DatasetError(
+            f"{where} is {labels[1]}x{labels[0]}, its image {image[1]}x{image[0]}: they must be of one size"
+        )
 
 
 def class_pixels(frames: list[LabelledFrame], spec: DatasetSpec) -> NDArray[np.int64]:

@@ -1,41 +1,82 @@
-"""Measure a checkpoint on a labelled split: `python -m training.evaluate --dataset camvid --root DIR --split val`."""
+"""Measure networks on a labelled split: `python -m training.evaluate --dataset camvid --root DIR --split val`.
+
+Each checkpoint gives a row, base, stf, mar or both, as in the paper's table 3; all rows come from one pass.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
+import dataclasses
 import json
-import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 from tqdm import tqdm
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, load_checkpoint
-from stmem_ros.network import SegmenterConfig, VideoSegmenter
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, load_checkpoint, load_rows
+from stmem_ros.files import whole_file
+from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
-from stmem_ros.preprocess import Preprocessor
+from stmem_ros.preprocess import network_size
 from stmem_ros.streaming import DeviceError, resolve_device
-from training.dataset import DatasetError, DatasetSpec, LabelledFrame, class_pixels, list_frames, load_spec, read_frame
+from training.clips import WindowConfig, Windows
+from training.cost import Cost, cost_of
+from training.dataset import (
+    DatasetError,
+    DatasetSpec,
+    LabelledFrame,
+    class_pixels,
+    list_frames,
+    list_images,
+    load_spec,
+    read_frame,
+    read_image,
+)
 from training.metrics import Accuracy, confusion_matrix, labels_of
-from training.quality import QUALITY_NAMES, Quality
+from training.quality import Quality
+from training.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
+from training.rows import ROWS, Networks, Row, row_name
+from training.temporal import MotionTracker
 
 LONGEST_STEP = 0.1
+WORST_FRAMES = 6
+WINDOWS = {"centered": (False,), "causal": (True,), "both": (False, True)}
 
 
 class EvaluationError(Exception):
     """A request that cannot be met: one line with the reason."""
 
 
-@torch.inference_mode()
+class Tally:
+    """What a row has shown so far: one confusion matrix over all frames, void ignored, and more where it is given."""
+
+    def __init__(
+        self,
+        row: Row,
+        classes: int,
+        device: torch.device,
+        quality: Quality | None = None,
+        worst: WorstFrames | None = None,
+    ) -> None:
+        self.row = row
+        self.confusion = confusion_matrix(classes).to(device)
+        self.quality = quality
+        self.worst = worst
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return Accuracy.of(self.confusion.compute())
+
+    def result(self, cost: Cost) -> Result:
+        """The figures so far, beside what the network costs."""
+        confusion = self.confusion.compute()
+        quality = {} if self.quality is None else self.quality.to_dict()
+        return Result(self.row.name, Accuracy.of(confusion), quality, cost, confusion.cpu().numpy())
+
+
 def evaluate(
     model: VideoSegmenter,
     info: CheckpointInfo,
@@ -43,36 +84,47 @@ def evaluate(
     spec: DatasetSpec,
     device: torch.device,
     quality: Quality | None = None,
+    windows: Windows | None = None,
 ) -> Accuracy:
-    """The whole network's accuracy on whole images, one confusion matrix pooled over `frames`, void ignored.
+    """One network's accuracy on `frames`, each in the middle of its window; see `measure`.
 
-    Images are shrunk to the checkpoint's `short_side`; logits go straight to the size of the label image.
-    With STF a frame's window holds its neighbours (see `window_of`). `quality` is filled where it is given.
+    Neighbours come from `windows`; without it they are the nearest of `frames`. `quality` is filled where it is given.
+    """
+    if windows is None:
+        images: dict[str, dict[int, Path]] = {}
+        for frame in frames:
+            images.setdefault(frame.sequence, {})[frame.number] = frame.image
+        windows = Windows(images, spec, WindowConfig())
+    tally = Tally(Row(model, info), len(spec.labels), device, quality)
+    measure([tally], frames, spec, device, windows)
+    return tally.accuracy
+
+
+@torch.inference_mode()
+def measure(
+    tallies: list[Tally], frames: list[LabelledFrame], spec: DatasetSpec, device: torch.device, windows: Windows
+) -> None:
+    """Segment every frame whole by every row, and count.
+
+    Images are shrunk to the checkpoint's `short_side`; logits go straight to the size of the label image. What rows
+    have in common is computed once: the base features of an image, and the fused features of a window.
     Raises DatasetError where a file cannot be used.
     """
-    model = model.eval().to(device)
-    model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preprocess = Preprocessor(info.normalization, info.short_side, device)
-    confusion = confusion_matrix(len(spec.labels)).to(device)
-    length = model.window_frames
-
-    @functools.lru_cache(maxsize=length)
-    def read(index: int) -> tuple[Tensor, Tensor, NDArray[np.uint8]]:
-        image, labels = read_frame(frames[index], spec)
-        return model.features(preprocess(image)), torch.from_numpy(labels).long()[None], image
-
-    for index in tqdm(range(len(frames)), desc="evaluate", unit="frame", disable=None):
-        features, labels, image = read(index)
-        window = [read(neighbour)[0] for neighbour in window_of(frames, index, length)]
-        # Images of a sequence may differ in size; those that do are no neighbours.
-        window = [other if other.shape == features.shape else features for other in window]
-        logits = model.predict(torch.stack(window, 1), length // 2).contiguous()
-        logits = upsample(logits, (labels.shape[-2], labels.shape[-1]))
-        confusion.update(labels_of(logits), labels.to(device))
-        if quality is not None:
-            quality.follow(index > 0 and are_consecutive(frames[index - 1], frames[index], spec))
-            quality.update(image, logits[0], labels[0].numpy().astype(np.uint8))
-    return Accuracy.of(confusion.compute())
+    networks = Networks([tally.row for tally in tallies], frames, device, windows)
+    tracker = MotionTracker() if any(tally.quality is not None for tally in tallies) else None
+    for index, frame in enumerate(tqdm(frames, desc="evaluate", unit="frame", disable=None)):
+        image, truth = read_frame(frame, spec)
+        labels = torch.from_numpy(truth).long()[None].to(device)
+        consecutive = index > 0 and are_consecutive(frames[index - 1], frame, spec)
+        motion = None if tracker is None else tracker.follow(image, consecutive)
+        for tally, low in zip(tallies, networks.logits(index), strict=True):
+            logits = upsample(low.contiguous(), (truth.shape[0], truth.shape[1]))
+            predicted = labels_of(logits)
+            tally.confusion.update(predicted, labels)
+            if tally.quality is not None:
+                tally.quality.update(logits[0], truth, consecutive, motion)
+            if tally.worst is not None:
+                tally.worst.update(frame, predicted[0].to(torch.uint8).cpu().numpy(), truth)
 
 
 def are_consecutive(earlier: LabelledFrame, later: LabelledFrame, spec: DatasetSpec) -> bool:
@@ -82,105 +134,159 @@ def are_consecutive(earlier: LabelledFrame, later: LabelledFrame, spec: DatasetS
     return 0 < later.number - earlier.number <= LONGEST_STEP * spec.frame_rate
 
 
-def window_of(frames: list[LabelledFrame], index: int, length: int) -> list[int]:
-    """Which `length` frames make the window of frame `index`, oldest first; `length // 2` of them lie before it.
+def networks_of(checkpoints: list[Path]) -> list[tuple[Path, VideoSegmenter, CheckpointInfo]]:
+    """The networks that files hold: first the rows kept beside others, then each file's own. Raises CheckpointError.
 
-    They are those beside it in the split, however far apart in time. Where its sequence begins or ends
-    its first or last frame is repeated.
+    A row that is a file's own network too is taken from there.
     """
-    sequence = [place for place, frame in enumerate(frames) if frame.sequence == frames[index].sequence]
-    here = sequence.index(index)
-    places = range(here - length // 2, here - length // 2 + length)
-    return [sequence[min(max(place, 0), len(sequence) - 1)] for place in places]
+    own = [(path, *load_checkpoint(path)) for path in checkpoints]
+    taken = {row_name(info.config) for _, _, info in own}
+    kept = []
+    for path in checkpoints:
+        for model, info in load_rows(path).values():
+            if row_name(info.config) not in taken:
+                taken.add(row_name(info.config))
+                kept.append((path, model, info))
+    return sorted(kept, key=lambda row: ROWS.index(row_name(row[2].config))) + own
 
 
-def row_name(config: SegmenterConfig) -> str:
-    """Which row of the paper's table 3 a network is: base, stf, mar or both."""
-    if config.stf is None:
-        return "base" if config.mar is None else "mar"
-    return "stf" if config.mar is None else "both"
+def rows_of(checkpoints: list[Path], window: str, spec: DatasetSpec) -> list[Row]:
+    """The rows that the checkpoints give, in their order; with `window` "both", causal ones after centred ones.
+
+    Raises CheckpointError, and EvaluationError where a checkpoint has other classes or its row is there already.
+    """
+    rows: dict[str, Row] = {}
+    for path, model, info in networks_of(checkpoints):
+        if info.labels.names != spec.labels.names:
+            raise EvaluationError(
+                f"{path} knows the classes {', '.join(info.labels.names)}; "
+                f"data set {spec.name} has {', '.join(spec.labels.names)}"
+            )
+        for causal in WINDOWS[window] if model.stf is not None else (False,):
+            row = Row(model, info, causal, path)
+            if row.name in rows:
+                raise EvaluationError(
+                    f"{rows[row.name].checkpoint} and {path} are both a row {row.name!r}: give one of them"
+                )
+            rows[row.name] = row
+    return list(rows.values())
 
 
-def print_table(accuracy: Accuracy, quality: Quality, names: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
-    """IoU of each class beside its share of the labelled pixels, and the figures over all classes."""
-    table = Table("class", "pixels %", "IoU %")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, iou, count in zip(names, accuracy.per_class_iou, pixels, strict=True):
-        table.add_row(name, f"{100 * count / pixels.sum():.2f}", "-" if iou is None else f"{iou:.2f}")
-    table.add_section()
-    table.add_row("mean IoU", "", f"{accuracy.miou:.2f}")
-    table.add_row("frequency-weighted IoU", "", f"{accuracy.fw_iou:.2f}")
-    table.add_row("pixel accuracy", "", f"{accuracy.pixel_accuracy:.2f}")
-    for name, value in quality.to_dict().items():
-        if value is not None:
-            table.add_row(QUALITY_NAMES[name], "", f"{value:.2f}")
-    Console().print(table)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write the file whole or not at all. Raises OSError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextlib.contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
     try:
-        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        yield
+    except OSError as error:
+        raise EvaluationError(
+            f"{option} {path} cannot be written: {error.strerror or error}; name a place that can be"
+        ) from error
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise EvaluationError(f"{option} needs a folder where {path} is a file: name another place")
+    with _writing(option, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_outputs(options: argparse.Namespace) -> None:
+    """Make the folders that will be written to. Raises EvaluationError."""
+    if options.json is not None:
+        _make_folder("--json", options.json.parent)
+        if options.json.is_dir():
+            raise EvaluationError(f"--json {options.json} is a folder; it must be a file's name")
+    if options.pictures is not None:
+        _make_folder("--pictures", options.pictures)
+
+
+def _window_config(options: argparse.Namespace) -> WindowConfig:
+    try:
+        return WindowConfig(options.offset, options.reach)
+    except ValueError as error:
+        raise EvaluationError(str(error).replace("window.", "--")) from error
 
 
 def run(options: argparse.Namespace) -> None:
     """One evaluation as the command line asks for it; everything that can fail early is tried before the network."""
     device = resolve_device(options.device)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        if options.json.is_dir():
-            raise EvaluationError(f"--json {options.json} is a folder; it must be a file's name")
+    beside = _window_config(options)
+    _prepare_outputs(options)
     spec = load_spec(options.dataset)
-    model, info = load_checkpoint(options.checkpoint)
-    if info.labels.names != spec.labels.names:
-        raise EvaluationError(
-            f"{options.checkpoint} knows the classes {', '.join(info.labels.names)}; "
-            f"data set {spec.name} has {', '.join(spec.labels.names)}"
-        )
+    rows = rows_of(options.checkpoint, options.window, spec)
     frames = list_frames(spec, options.root, options.split)
+    windows = Windows(list_images(spec, options.root, options.split), spec, beside)
     pixels = class_pixels(frames, spec).sum(0)
     if not pixels.any():
         raise DatasetError(f"the {options.split} split of {spec.name} in {options.root} has no labelled pixel")
-    quality = Quality(len(spec.labels))
-    accuracy = evaluate(model, info, frames, spec, device, quality)
-    print_table(accuracy, quality, spec.labels.names, pixels)
+    height, width = read_image(frames[0].image).shape[:2]
+    costs = [cost_of(row.info.config, network_size((height, width), row.info.short_side)) for row in rows]
+    tallies = [Tally(row, len(spec.labels), device, Quality(len(spec.labels))) for row in rows]
+    # The first row of the checkpoint given last: its centred one where there are two.
+    main_row = next(place for place, row in enumerate(rows) if row.model is rows[-1].model)
+    worst = WorstFrames(WORST_FRAMES, spec.frame_rate)
+    if options.pictures is not None:
+        tallies[main_row].worst = worst
+    measure(tallies, frames, spec, device, windows)
+    results = [tally.result(cost) for tally, cost in zip(tallies, costs, strict=True)]
+    print_tables(results, spec.labels.names, pixels)
     if options.json is not None:
-        figures = accuracy.to_dict(spec.labels.names) | quality.to_dict()
+        figures = [row.to_dict() | result.to_dict(spec.labels.names) for row, result in zip(rows, results, strict=True)]
         document = {
-            **figures,
-            "checkpoint": str(options.checkpoint),
+            **figures[main_row],
             "dataset": spec.name,
             "split": options.split,
             "frames": len(frames),
-            "rows": {row_name(info.config): figures},
+            "neighbors": dataclasses.asdict(beside),
+            "rows": {row.name: its for row, its in zip(rows, figures, strict=True)},
         }
-        write_json(options.json, document)
+        with _writing("--json", options.json), whole_file(options.json) as partial:
+            partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    if options.pictures is not None:
+        with _writing("--pictures", options.pictures):
+            write_pictures(options.pictures, results, results[main_row], worst.shots(), spec.labels)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0, or 1 after one line on stderr that says why there are no figures."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
-        description="Segment every labelled image of a split and print how well: IoU of each class, mean, accuracy.",
+        description="Segment every labelled image of a split and say how well, how steadily over time, at what cost. "
+        "Figures of the whole are those of the checkpoint given last.",
     )
     parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")
     parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
     parser.add_argument("--split", default="val", help="train, val or test, as the folders are named (default: val)")
     parser.add_argument(
-        "--checkpoint", type=Path, default=DEFAULT_CHECKPOINT, help="the network (default: the one in the package)"
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=[DEFAULT_CHECKPOINT],
+        help="files with the rows base, stf, mar and both as far as there are (default: the one in the package)",
+    )
+    parser.add_argument(
+        "--window",
+        choices=WINDOWS,
+        default="centered",
+        help="where a frame stands in the window that STF sees: in the middle, as in the paper; at its end (causal), "
+        "as rows NAME_causal; or both (default: centered)",
+    )
+    parser.add_argument(
+        "--offset", type=int, default=1, help="frame numbers from neighbour to neighbour in a window (default: 1)"
+    )
+    parser.add_argument(
+        "--reach", type=float, default=1.0, help="seconds beyond which a frame is no neighbour (default: 1)"
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file, percentages")
+    parser.add_argument("--pictures", type=Path, help=f"write {', '.join(PICTURES)} into this folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     try:
         run(parser.parse_args(arguments))
-    except (CheckpointError, DatasetError, DeviceError, EvaluationError, OSError) as error:
+    except (CheckpointError, DatasetError, DeviceError, EvaluationError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"evaluate: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
 

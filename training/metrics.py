@@ -28,9 +28,11 @@ class Accuracy:
 
     @classmethod
     def of(cls, confusion: Tensor) -> Accuracy:
-        """IoU_c = TP / (TP + FP + FN); mIoU is the mean over the classes that have one.
+        """From a matrix n, where n_ij pixels of class i were called j:
 
-        The frequency-weighted IoU weighs each class by its share of the labelled pixels.
+        IoU_c = n_cc / (sum_j n_cj + sum_i n_ic - n_cc); mIoU is the mean over the classes that have one;
+        fwIoU = sum_c n_c IoU_c / sum_c n_c, with n_c = sum_j n_cj the pixels of class c;
+        pixel accuracy = sum_c n_cc / sum_ij n_ij.
         """
         confusion = confusion.double().cpu()
         hits = confusion.diagonal()
@@ -54,5 +56,6 @@ class Accuracy:
 
 
 def labels_of(logits: Tensor) -> Tensor:
-    """`(N, classes, H, W)` to `(N, H, W)`."""
-    return torch.argmax(logits, 1)
+    """`(N, classes, H, W)` to `(N, H, W)`: argmax, the first of equals."""
+    # On a CPU torch.argmax over this dimension takes several times as long.
+    return torch.max(logits, 1).indices

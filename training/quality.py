@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.temporal import FlowConsistency, VideoConsistency
+from training.temporal import FlowConsistency, Motion, VideoConsistency
 
 TOLERANCE = 0.00088
 
@@ -20,9 +20,10 @@ TOLERANCE = 0.00088
 class BoundaryF:
     """Mean F-score of class boundaries within a tolerance of 0.00088 of the image's diagonal, at least one pixel.
 
-    Per image and class, precision is the share of predicted boundary pixels with a true one within the tolerance,
-    recall the reverse, F = 2 P R / (P + R) (Perazzi et al., CVPR 2016). Classes absent from truth and prediction do
-    not count; void counts as no class on both sides.
+    Per image and class, precision P is the share of predicted boundary pixels with a true one within the tolerance,
+    recall R the reverse, F = 2 P R / (P + R) (Perazzi et al., CVPR 2016); the value is the mean of F over all images
+    and classes. A class without a boundary in truth and prediction does not count; void counts as no class on both
+    sides.
     """
 
     def __init__(self, classes: int) -> None:
@@ -85,8 +86,8 @@ class Calibration:
 
 QUALITY_NAMES = {
     "boundary_f": "boundary F",
-    "ece": "calibration error (ECE)",
-    "flow_consistency": "consistency along flow",
+    "ece": "ECE",
+    "flow_consistency": "flow consistency",
     "vc8": "VC_8",
     "vc16": "VC_16",
     "vc8_correct": "VC_8, correct",
@@ -103,23 +104,20 @@ class Quality:
         self._flow = FlowConsistency()
         self._consistency = {length: VideoConsistency(length) for length in (8, 16)}
 
-    def follow(self, consecutive: bool) -> None:
-        """Say before each frame whether it follows the one before it."""
-        if not consecutive:
-            self._flow.cut()
-            for consistency in self._consistency.values():
-                consistency.cut()
-
-    def update(self, image: NDArray[np.uint8], logits: Tensor, truth: NDArray[np.uint8]) -> None:
-        """One frame: image `(H, W, 3)` RGB, logits `(classes, H, W)`, true labels `(H, W)`."""
+    def update(self, logits: Tensor, truth: NDArray[np.uint8], consecutive: bool, motion: Motion | None) -> None:
+        """The next frame: logits `(classes, H, W)`, true labels `(H, W)`, whether it follows the frame before it
+        as a video's do, and its motion since then where that is known.
+        """
         best, labels = logits.max(0)
         confidence = torch.exp(best - torch.logsumexp(logits, 0)).float().cpu().numpy()
         prediction = labels.to(torch.uint8).cpu().numpy()
         counted = truth != IGNORE_INDEX
         self._calibration.update(confidence[counted], (prediction == truth)[counted])
         self._boundary.update(prediction, truth)
-        self._flow.update(image, prediction)
+        self._flow.update(prediction, motion)
         for consistency in self._consistency.values():
+            if not consecutive:
+                consistency.cut()
             consistency.update(prediction, truth)
 
     def to_dict(self) -> dict[str, float | None]:

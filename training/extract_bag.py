@@ -1,0 +1,277 @@
+"""A training set out of a ROS bag: camera frames, and the label images that belong to them by stamp.
+
+`python -m training.extract_bag BAG --images TOPIC --labels TOPIC --output DIR` writes PNG files and the YAML file
+that describes them. Further bags, splits and sequences may be written into the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.files import whole_file
+from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from stmem_ros.sources import SourceError, _BagSource
+from training.dataset import DatasetError, load_spec, require_classes, require_one_size
+from training.label_messages import LabelReader
+
+MARK = (
+    "# Written by training.extract_bag, which may add to this folder. The classes' names and colours are yours to edit."
+)
+NUMBERS = "# Frame numbers are milliseconds since the sequence's first frame."
+NAME_PATTERN = r"(?P<sequence>[^/]+)_(?P<frame>\d+)"
+
+
+def extract(options: argparse.Namespace) -> list[str]:
+    """One extraction as the command line asks for it; returns lines that tell of it.
+
+    Raises DatasetError, SourceError or OSError; what was in the folder before is then still there.
+    """
+    bag, output = options.bag, options.output
+    if not bag.exists():
+        raise SourceError(f"{bag} does not exist: give a rosbag2 folder or a bag file")
+    sequence = options.sequence or re.sub(r"[^\w.-]+", "-", bag.resolve().name if bag.is_dir() else bag.stem)
+    spec = None if options.dataset is None else load_spec(options.dataset)
+    own = own_yaml(output)
+    if own is not None:
+        written = load_spec(own)
+        if spec is not None:
+            require_classes(spec.labels, written, spec.name)
+        if options.keep_unlabelled and not written.unlabelled_frames:
+            raise DatasetError(f"{own} allows no unlabelled frames: set unlabelled_frames: true in it")
+        spec = spec or written
+    folders = [options.split, f"{options.split}annot"]
+    for other in output.iterdir() if own is not None else ():
+        if other.name not in folders and other.is_dir() and _files_of(sequence, other):
+            raise DatasetError(f"{other} holds sequence {sequence} already: a sequence belongs to one split")
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".extract-", dir=output) as partial:
+        frames, labels = (Path(partial, folder) for folder in folders)
+        frames.mkdir()
+        labels.mkdir()
+        reader = LabelReader(spec)
+        with _BagSource(bag, options.images) as images, _BagSource(bag, options.labels) as truths:
+            if images.topic == truths.topic:
+                raise DatasetError(f"--images and --labels are both {images.topic}")
+            skipped = write_frames(images, truths, reader, frames, labels, sequence, options)
+        counts = [len(list(folder.iterdir())) for folder in (frames, labels)]
+        if own is None:
+            own = output / f"{output.resolve().name}.yaml"
+            write_yaml(own, reader.labels(), options.keep_unlabelled)
+        for source in (labels, frames):
+            move_sequence(sequence, source, output / source.name)
+    lines = [f"wrote {counts[0]} frames, {counts[1]} of them labelled, as sequence {sequence} of split {options.split}"]
+    if skipped:
+        lines.append(f"skipped {len(skipped)} messages that could not be read; the first: {skipped[0]}")
+    return [
+        *lines,
+        f"check them: python -m training.check_dataset --dataset {own} --root {output} --splits {folders[0]}",
+    ]
+
+
+def write_frames(
+    images: _BagSource,
+    truths: _BagSource,
+    reader: LabelReader,
+    frames: Path,
+    labels: Path,
+    sequence: str,
+    options: argparse.Namespace,
+) -> list[str]:
+    """Write the frames and label images of one bag; returns a line for each message that could not be read.
+
+    Raises DatasetError where nothing can be labelled, or a label image is unfit in a way that others will be, too.
+    """
+    stamps, truth_stamps = ([stamp for _, stamp in source._messages()] for source in (images, truths))
+    pairs = pair(stamps, truth_stamps, round(options.tolerance * 1e9))
+    if not pairs:
+        nearest = pair(stamps, truth_stamps, sys.maxsize).items()
+        seconds = min(abs(stamps[image] - truth_stamps[truth]) for image, truth in nearest) / 1e9
+        raise DatasetError(
+            f"{images.name} has no label image on {truths.topic} within {options.tolerance:g} s of an image on "
+            f"{images.topic}; the nearest is {seconds:.6f} s away: compare their stamps, or raise --tolerance"
+        )
+    labelled = sorted(pairs, key=lambda image: stamps[image])[:: options.every]
+    first, by_number = min(stamps), {}
+    # Of images within one millisecond the first stays, a labelled one before others.
+    for image in [*labelled, *(range(len(stamps)) if options.keep_unlabelled else ())]:
+        by_number.setdefault(round((stamps[image] - first) / 1e6), image)
+    names = {image: f"{sequence}_{number:08d}.png" for number, image in by_number.items()}
+    skipped: list[str] = []
+    shapes = {}
+    for image, pixels in read(images, names, _rgb, skipped):
+        _write_png(frames / names[image], pixels[..., ::-1])
+        shapes[image] = pixels.shape
+    image_of = {pairs[image]: image for image in labelled if image in shapes}
+    for truth, ids in read(truths, image_of, reader.read, skipped):
+        image = image_of.pop(truth)
+        require_one_size(shapes[image], ids.shape, _where(truths, truth))
+        _write_png(labels / names[image], ids)
+    if not options.keep_unlabelled:
+        for image in image_of.values():
+            (frames / names[image]).unlink()
+    if not any(labels.iterdir()):
+        raise DatasetError(f"{images.name}: no frame could be read together with its labels; the first: {skipped[0]}")
+    return skipped
+
+
+def pair(images: Sequence[int], labels: Sequence[int], tolerance: int) -> dict[int, int]:
+    """Which image (its index) has which label image: the nearest by stamp, at most `tolerance` apart, each once."""
+    order = sorted(range(len(images)), key=lambda index: images[index])
+    stamps = [images[index] for index in order]
+    pairs: dict[int, int] = {}
+    for label, stamp in enumerate(labels):
+        place = bisect.bisect_left(stamps, stamp)
+        near = [order[each] for each in (place - 1, place) if 0 <= each < len(order)]
+        image = min(near, key=lambda index: abs(images[index] - stamp))
+        distance = abs(images[image] - stamp)
+        if distance <= tolerance and (image not in pairs or distance < abs(images[image] - labels[pairs[image]])):
+            pairs[image] = label
+    return pairs
+
+
+def read(
+    source: _BagSource, wanted: Container[int], decode: Callable[[Any, str], NDArray[np.uint8]], skipped: list[str]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The wanted messages of a topic, decoded, each with its index; a damaged one becomes a line in `skipped`."""
+    messages = tqdm(source._messages(), source.topic, source.frame_count, unit="message", disable=None)
+    for index, (message, _) in enumerate(messages):
+        if index in wanted:
+            where = _where(source, index)
+            try:
+                pixels = decode(message, where)
+            except ImageError as error:
+                skipped.append(f"{where}: {error}")
+            else:
+                yield index, pixels
+
+
+def own_yaml(output: Path) -> Path | None:
+    """The YAML file of an earlier extraction, None for a new folder. Raises DatasetError for a folder of others'."""
+    if not output.exists():
+        return None
+    if not output.is_dir():
+        raise DatasetError(f"--output {output} is a file; it must be a folder")
+    for path in sorted(output.glob("*.yaml")):
+        if path.read_text(errors="replace").startswith(MARK):
+            return path
+    if any(not path.name.startswith(".") for path in output.iterdir()):
+        raise DatasetError(f"--output {output} holds files that extract_bag did not write: give a new or empty folder")
+    return None
+
+
+def write_yaml(path: Path, labels: LabelSet, unlabelled: bool) -> None:
+    """Describe an extracted data set. The file is written whole or not at all."""
+    classes = zip(labels.names, labels.palette, strict=True)
+    document = {
+        "classes": [{"name": name, "color": list(color)} for name, color in classes],
+        "void_ids": [IGNORE_INDEX],
+        "frames": "{split}",
+        "labels": "{split}annot",
+        "name_pattern": NAME_PATTERN,
+        "unlabelled_frames": unlabelled,
+        "frame_rate": 1000,
+    }
+    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None)
+    with whole_file(path) as partial:
+        partial.write_text(f"{MARK}\n{NUMBERS}\n{text}")
+
+
+def move_sequence(sequence: str, source: Path, target: Path) -> None:
+    """Put the files in `source` in the place of what `target` has of that sequence."""
+    target.mkdir(exist_ok=True)
+    for path in _files_of(sequence, target):
+        path.unlink()
+    for path in source.iterdir():
+        os.replace(path, target / path.name)
+
+
+def _files_of(sequence: str, folder: Path) -> list[Path]:
+    matches = ((path, re.fullmatch(NAME_PATTERN, path.stem)) for path in folder.glob("*.png"))
+    return [path for path, match in matches if match and match["sequence"] == sequence]
+
+
+def _where(source: _BagSource, index: int) -> str:
+    return f"{source.name}, message {index} on {source.topic}"
+
+
+def _rgb(message: Any, where: str) -> NDArray[np.uint8]:
+    return decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits, '.', '_' and '-' only")
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds from 0 on")
+    return seconds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 0, or 1 after one line on stderr that says why nothing was written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.extract_bag",
+        description="Write camera frames of a bag, and the label images that belong to them by stamp, as a data set.",
+    )
+    parser.add_argument("bag", type=Path, help="a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file")
+    parser.add_argument("--images", required=True, help="topic of camera images (Image or CompressedImage)")
+    parser.add_argument(
+        "--labels", required=True, help="topic of label images: mono8 ids or colours (Image, or CompressedImage of PNG)"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder to write, new or of an earlier extraction")
+    parser.add_argument("--split", default="train", type=_word, help="train, val or test (default: %(default)s)")
+    parser.add_argument("--sequence", type=_word, help="name for this bag's frames (default: the bag's name)")
+    parser.add_argument("--every", type=_positive, default=1, help="label only every Nth of the pairs (default: all)")
+    parser.add_argument(
+        "--keep-unlabelled", action="store_true", help="also write frames without labels, as neighbours in time"
+    )
+    parser.add_argument(
+        "--tolerance", type=_seconds, default=0.001, help="seconds that the stamps may differ (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dataset",
+        help="which classes the labels are: a name from training/datasets or a YAML file "
+        "(default: the folder's own, or one class for each id, to be named in the YAML file written)",
+    )
+    try:
+        print(*extract(parser.parse_args(arguments)), sep="\n")
+    except (DatasetError, SourceError, OSError) as error:
+        print(f"extract_bag: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

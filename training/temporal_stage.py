@@ -1,0 +1,182 @@
+"""Stages 2 and 3 (paper, section 3.4): STF, or MAR, and a new classifier learn over a network that stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from stmem_ros.network import VideoSegmenter
+from stmem_ros.network.segmenter import upsample
+from training.clip_dataset import Clip
+from training.clips import Windows
+from training.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
+from training.feature_cache import FeatureCache
+from training.losses import SegmentationLoss
+from training.metrics import Accuracy, confusion_matrix, labels_of
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalStageConfig:
+    """Settings of stage 2 (`stf`) or 3 (`mar`). The learning rate rises and falls once over all epochs.
+
+    Args:
+        rate: highest learning rate of AdamW
+        memory_rate: that of MAR's keys and values
+        gradient_clip: largest norm of the gradient
+        cache_gb: disk for features of the frozen part, in GB; 0 computes them anew
+    """
+
+    epochs: int = 24
+    batch_size: int = 8
+    rate: float = 1e-3
+    memory_rate: float = 1e-3
+    weight_decay: float = 0.01
+    ema_decay: float = 0.985
+    gradient_clip: float = 1.0
+    dice_weight: float = 0.5
+    validate_every: int = 4
+    workers: int = 1
+    cache_gb: float = 8.0
+
+
+class WindowDataset(Dataset):
+    """Whole images `(T, 3, H, W)` uint8 of each frame's centred window, with its labels `(H, W)`, as clips."""
+
+    def __init__(
+        self,
+        frames: list[LabelledFrame],
+        spec: DatasetSpec,
+        windows: Windows,
+        length: int,
+        cached: Callable[[str], Tensor | None],
+    ) -> None:
+        self.frames, self.spec, self.windows, self.length, self.cached = frames, spec, windows, length, cached
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Clip:
+        frame = self.frames[index]
+        image, labels = read_frame(frame, self.spec)
+        query, name = self.length // 2, f"whole-{index}"
+        features = self.cached(name)
+        if features is not None:
+            return Clip(None, features, torch.from_numpy(labels).long(), query, name)
+        images = [read_image(path) for path in self.windows.around(frame, self.length, query)]
+        images = [other if other.shape == image.shape else image for other in images]
+        clip = torch.stack([torch.from_numpy(other).permute(2, 0, 1) for other in images])
+        return Clip(clip, None, torch.from_numpy(labels).long(), query, name)
+
+
+class TemporalStage(L.LightningModule):
+    """Trains `model.stf`, or `model.mar`, with `model.classifier`. Everything before it is fixed, in evaluation mode.
+
+    What comes before is the base network, and in stage 3 the STF where there is one; its output for a clip is
+    computed once and kept in `cache`.
+    """
+
+    def __init__(
+        self,
+        model: VideoSegmenter,
+        part: Literal["stf", "mar"],
+        config: TemporalStageConfig,
+        weights: Tensor,
+        cache: FeatureCache,
+    ) -> None:
+        super().__init__()
+        self.model, self.part, self.config, self.cache = model, part, config, cache
+        self.loss = SegmentationLoss(weights, config.dice_weight)
+        self.register_buffer("mean", torch.tensor(model.base.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(model.base.std).view(3, 1, 1), persistent=False)
+        self.confusion = confusion_matrix(len(weights))
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.train()
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """What this stage leaves as it is."""
+        model = self.model
+        return [model.base] if self.part == "stf" or model.stf is None else [model.base, model.stf]
+
+    def train(self, mode: bool = True) -> TemporalStage:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    @torch.no_grad()
+    def _fixed(self, clip: Clip) -> Tensor:
+        """What the fixed part says of a clip: the window's features for `stf`, the query's for `mar`."""
+        if clip.features is not None:
+            return clip.features.to(self.device)
+        assert clip.images is not None
+        images = clip.images.to(self.device)
+        alone = self.part == "mar" and self.model.stf is None
+        if alone:
+            images = images[clip.query : clip.query + 1]
+        # Windows that repeat a frame need its features once.
+        images, places = torch.unique_consecutive(images.flatten(1), dim=0, return_inverse=True)
+        images = images.unflatten(1, clip.images.shape[1:])
+        normalized = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.model.features(normalized)[places]
+        if alone:
+            features = features[0]
+        elif self.part == "mar":
+            assert self.model.stf is not None
+            features = self.model.stf(features[None], clip.query)[0]
+        if clip.name is not None:
+            self.cache.put(clip.name, features)
+            features = self.cache.rounded(features)
+        return features
+
+    def logits(self, clips: list[Clip]) -> Tensor:
+        """Low-resolution logits of each clip's query; clips of a batch are of one size."""
+        fixed = torch.stack([self._fixed(clip) for clip in clips])
+        if self.part == "stf":
+            assert self.model.stf is not None
+            fixed = self.model.stf(fixed, torch.tensor([clip.query for clip in clips], device=self.device))
+        else:
+            assert self.model.mar is not None
+            fixed = self.model.mar(fixed)
+        return self.model.classifier(fixed).contiguous()
+
+    def training_step(self, clips: list[Clip], _: int) -> Tensor:
+        labels = torch.stack([clip.labels for clip in clips]).to(self.device)
+        logits = upsample(self.logits(clips), (labels.shape[-2], labels.shape[-1]))
+        loss = self.loss(logits, labels)
+        self.log("loss", loss, prog_bar=True, batch_size=len(clips), sync_dist=True)
+        return loss
+
+    def validation_step(self, clips: list[Clip], _: int) -> None:
+        for clip in clips:
+            labels = clip.labels[None].to(self.device)
+            self.confusion.update(labels_of(upsample(self.logits([clip]), tuple(labels.shape[-2:]))), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        accuracy = Accuracy.of(self.confusion.compute())
+        self.confusion.reset()
+        self.log("val_miou", accuracy.miou, prog_bar=True)
+        self.log("val_pixel_accuracy", accuracy.pixel_accuracy)
+
+    def configure_optimizers(self):  # type: ignore[no-untyped-def]
+        config = self.config
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        memory = {name for name in trained if name in ("mar.keys", "mar.values")}
+        groups = [
+            # Weight decay is for matrices; norms, biases, positions and the memory go without.
+            ([p for n, p in trained.items() if n not in memory and p.ndim in (2, 4)], config.rate, config.weight_decay),
+            ([p for n, p in trained.items() if n not in memory and p.ndim not in (2, 4)], config.rate, 0.0),
+            ([trained[n] for n in sorted(memory)], config.memory_rate, 0.0),
+        ]
+        groups = [group for group in groups if group[0]]
+        optimizer = torch.optim.AdamW([{"params": p, "weight_decay": decay} for p, _, decay in groups], lr=config.rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate for _, rate, _ in groups], steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
