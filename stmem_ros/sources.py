@@ -104,11 +104,11 @@ def open_source(source: str, topic: str = "", rate: float | None = None) -> Fram
         raise SourceError(f"{path} does not exist: give a video file, a folder of images, a bag or a camera index")
     if path.is_dir():
         if (path / "metadata.yaml").is_file():
-            return _BagSource(path, topic)
+            return BagSource(path, topic)
         return _FolderSource(path, rate or DEFAULT_RATE)
     suffix = path.suffix.lower()
     if suffix in BAG_SUFFIXES:
-        return _BagSource(path, topic)
+        return BagSource(path, topic)
     if suffix in IMAGE_SUFFIXES:
         raise SourceError(f"{path} is a single image: give the folder that holds it")
     return _VideoSource(path)
@@ -190,7 +190,7 @@ class _FolderSource(FrameSource):
             yield Frame(image, round(index * 1e9 / self.rate), index)
 
 
-class _BagSource(FrameSource):
+class BagSource(FrameSource):
     def __init__(self, path: Path, topic: str) -> None:
         self.name = str(path)
         self._reader = _open_bag(path)
@@ -208,7 +208,7 @@ class _BagSource(FrameSource):
             self._reader.close()
 
     def _frames(self) -> Generator[Frame, None, None]:
-        for index, (message, stamp_ns) in enumerate(self._messages()):
+        for index, (message, stamp_ns) in enumerate(self.messages()):
             try:
                 image = decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
             except ImageError as error:
@@ -216,7 +216,7 @@ class _BagSource(FrameSource):
                 continue
             yield Frame(image, stamp_ns, index)
 
-    def _messages(self) -> Generator[tuple[Any, int], None, None]:
+    def messages(self) -> Generator[tuple[Any, int], None, None]:
         """Each image message with its header's stamp in nanoseconds, or its recording time where that is 0."""
         try:
             for connection, recorded_ns, data in self._reader.messages(connections=self._connections):
@@ -227,7 +227,7 @@ class _BagSource(FrameSource):
             raise SourceError(f"{self.name} is damaged on topic {self.topic}: {_one_line(error)}") from error
 
     def _measure_rate(self) -> float | None:
-        with contextlib.closing(self._messages()) as messages:
+        with contextlib.closing(self.messages()) as messages:
             stamps = [stamp for _, stamp in islice(messages, _FRAMES_FOR_RATE)]
         steps = [later - earlier for earlier, later in pairwise(stamps) if later > earlier]
         return 1e9 / statistics.median(steps) if steps else None

@@ -22,6 +22,7 @@ from stmem_ros.checkpoint import (
     CheckpointInfo,
     Normalization,
     load_checkpoint,
+    load_rows,
     read_info,
     save_checkpoint,
 )
@@ -249,3 +250,42 @@ def test_what_does_not_fit_together_is_not_saved(pixel_base: str, message: str, 
     _, info = new_checkpoint(pixel_base)
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(info, **changed)
+
+
+def test_rows_beside_the_network_come_back_and_share_what_is_equal(pixel_base: str, tmp_path: Path) -> None:
+    model, info = new_checkpoint(pixel_base)
+    config = dataclasses.replace(info.config, mar=None)
+    row = build_segmenter(config).eval()
+    row.stf.load_state_dict(model.stf.state_dict())  # type: ignore[union-attr]
+    path = tmp_path / "rows.safetensors"
+    save_checkpoint(path, model, info, {"stf": (row, config)})
+    plain = tmp_path / "plain.safetensors"
+    save_checkpoint(plain, model, info)
+    assert load_rows(plain) == {}
+
+    loaded, its_info = load_rows(path)["stf"]
+    assert its_info.config == config and its_info.labels == info.labels
+    assert loaded.state_dict().keys() == row.state_dict().keys()
+    for name, tensor in row.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    # The network itself is what it is without rows, and what both have is kept once.
+    for name, tensor in load_checkpoint(path)[0].state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    stored = set(load_file(path)) - set(load_file(plain))
+    assert stored == {"rows.stf.classifier.linear.weight"}
+
+
+def test_a_row_whose_tensor_is_missing_is_named(pixel_base: str, tmp_path: Path) -> None:
+    model, info = new_checkpoint(pixel_base)
+    config = dataclasses.replace(info.config, mar=None)
+    path = tmp_path / "rows.safetensors"
+    save_checkpoint(path, model, info, {"stf": (build_segmenter(config), dataclasses.replace(config, classes=2))})
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    document = json.loads(metadata[FORMAT])
+    document["rows"]["stf"]["stf"]["feedforward"] = 16
+    save_file(tensors, path, {FORMAT: json.dumps(document)})
+    with pytest.raises(CheckpointError, match=r"rows.safetensors has .*feedforward.* of shape"):
+        load_rows(path)
+    load_checkpoint(path)

@@ -219,3 +219,12 @@ def test_memory_can_be_filled_and_must_fit() -> None:
 def test_mar_of_odd_channels_says_why_not() -> None:
     with pytest.raises(ValueError, match="7 is odd"):
         MAR(7, MARConfig(3))
+
+
+def test_each_window_of_a_batch_may_ask_for_a_frame_of_its_own() -> None:
+    torch.manual_seed(0)
+    stf = STF(8, STFConfig(block=(2, 3), positional_grid=(4, 6), feedforward=8)).eval()
+    windows = torch.randn(3, 3, 8, 4, 6)
+    fused = stf(windows, torch.tensor([2, 0, 1]))
+    for place, query in enumerate((2, 0, 1)):
+        torch.testing.assert_close(fused[place : place + 1], stf(windows[place : place + 1], query))

@@ -313,7 +313,7 @@ def test_another_networks_checkpoint_is_no_beginning(
     settings["start_from"] = str(save_base(tmp_path / "other.safetensors", "efficientnet_lite0", data))
     assert train(settings) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "other.safetensors is a efficientnet_lite0" in error and "trains a pixels" in error
+    assert "other.safetensors has the base network efficientnet_lite0" in error and "network.base is pixels" in error
 
 
 def test_a_class_without_memory_is_named_and_may_be_left_out(

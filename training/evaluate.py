@@ -34,6 +34,7 @@ from training.dataset import (
     load_spec,
     read_frame,
     read_image,
+    require_classes,
 )
 from training.metrics import Accuracy, confusion_matrix, labels_of
 from training.quality import Quality
@@ -157,11 +158,7 @@ def rows_of(checkpoints: list[Path], window: str, spec: DatasetSpec) -> list[Row
     """
     rows: dict[str, Row] = {}
     for path, model, info in networks_of(checkpoints):
-        if info.labels.names != spec.labels.names:
-            raise EvaluationError(
-                f"{path} knows the classes {', '.join(info.labels.names)}; "
-                f"data set {spec.name} has {', '.join(spec.labels.names)}"
-            )
+        require_classes(info.labels, spec, str(path))
         for causal in WINDOWS[window] if model.stf is not None else (False,):
             row = Row(model, info, causal, path)
             if row.name in rows:

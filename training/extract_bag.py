@@ -25,7 +25,7 @@ from tqdm import tqdm
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
-from stmem_ros.sources import SourceError, _BagSource
+from stmem_ros.sources import BagSource, SourceError
 from training.dataset import DatasetError, load_spec, require_classes, require_one_size
 from training.label_messages import LabelReader
 
@@ -64,7 +64,7 @@ def extract(options: argparse.Namespace) -> list[str]:
         frames.mkdir()
         labels.mkdir()
         reader = LabelReader(spec)
-        with _BagSource(bag, options.images) as images, _BagSource(bag, options.labels) as truths:
+        with BagSource(bag, options.images) as images, BagSource(bag, options.labels) as truths:
             if images.topic == truths.topic:
                 raise DatasetError(f"--images and --labels are both {images.topic}")
             skipped = write_frames(images, truths, reader, frames, labels, sequence, options)
@@ -84,8 +84,8 @@ def extract(options: argparse.Namespace) -> list[str]:
 
 
 def write_frames(
-    images: _BagSource,
-    truths: _BagSource,
+    images: BagSource,
+    truths: BagSource,
     reader: LabelReader,
     frames: Path,
     labels: Path,
@@ -96,7 +96,7 @@ def write_frames(
 
     Raises DatasetError where nothing can be labelled, or a label image is unfit in a way that others will be, too.
     """
-    stamps, truth_stamps = ([stamp for _, stamp in source._messages()] for source in (images, truths))
+    stamps, truth_stamps = ([stamp for _, stamp in source.messages()] for source in (images, truths))
     pairs = pair(stamps, truth_stamps, round(options.tolerance * 1e9))
     if not pairs:
         nearest = pair(stamps, truth_stamps, sys.maxsize).items()
@@ -145,10 +145,10 @@ def pair(images: Sequence[int], labels: Sequence[int], tolerance: int) -> dict[i
 
 
 def read(
-    source: _BagSource, wanted: Container[int], decode: Callable[[Any, str], NDArray[np.uint8]], skipped: list[str]
+    source: BagSource, wanted: Container[int], decode: Callable[[Any, str], NDArray[np.uint8]], skipped: list[str]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The wanted messages of a topic, decoded, each with its index; a damaged one becomes a line in `skipped`."""
-    messages = tqdm(source._messages(), source.topic, source.frame_count, unit="message", disable=None)
+    messages = tqdm(source.messages(), source.topic, source.frame_count, unit="message", disable=None)
     for index, (message, _) in enumerate(messages):
         if index in wanted:
             where = _where(source, index)
@@ -205,7 +205,7 @@ def _files_of(sequence: str, folder: Path) -> list[Path]:
     return [path for path, match in matches if match and match["sequence"] == sequence]
 
 
-def _where(source: _BagSource, index: int) -> str:
+def _where(source: BagSource, index: int) -> str:
     return f"{source.name}, message {index} on {source.topic}"
 
 

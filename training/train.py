@@ -31,6 +31,7 @@ from training.dataset import (
     list_frames,
     list_images,
     load_spec,
+    require_classes,
 )
 from training.feature_cache import FeatureCache
 from training.harness import (
@@ -351,12 +352,11 @@ class Run:
     def _check_start(self, path: Path) -> Path:
         _, info = load_checkpoint(path)
         network = self.config.network
-        wanted = (network.base, network.classes)
-        if (info.config.base, info.config.classes) != wanted or info.labels.names != self.spec.labels.names:
+        if info.config.base != network.base:
             raise ValueError(
-                f"start_from {path} is a {info.config.base} for {', '.join(info.labels.names)}; the run trains a "
-                f"{network.base} for {', '.join(self.spec.labels.names)}"
+                f"start_from {path} has the base network {info.config.base}, network.base is {network.base}"
             )
+        require_classes(info.labels, self.spec, str(path))
         return path
 
     def _settings(self, network: SegmenterConfig | None, stage: Any, more: dict[str, Any]) -> dict[str, Any]:
