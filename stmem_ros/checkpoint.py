@@ -8,7 +8,6 @@ stored where they differ from the network's own; a robot loads none of them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from stmem_ros.files import whole_file
+from stmem_ros.files import one_line, open_tensors, whole_file
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
@@ -106,19 +104,19 @@ def save_checkpoint(
         with whole_file(path) as partial:
             partial.write_bytes(data)
     except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error.strerror or _one_line(error)}") from error
+        raise CheckpointError(f"{path} could not be written: {error.strerror or one_line(error)}") from error
 
 
 def read_info(path: str | Path) -> CheckpointInfo:
     """What the file says of itself, without loading the weights. Raises CheckpointError."""
-    with _opened(Path(path)) as file:
+    with open_tensors(Path(path), CheckpointError) as file:
         return _read_info(Path(path), file)
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[VideoSegmenter, CheckpointInfo]:
     """The network in evaluation mode on `device`, and what the file says of it. Raises CheckpointError."""
     path = Path(path)
-    with _opened(path) as file:
+    with open_tensors(path, CheckpointError) as file:
         info = _read_info(path, file)
         names = {name: name for name in file.keys() if not name.startswith(ROW_PREFIX)}  # noqa: SIM118 (no mapping)
         return _load(path, file, info.config, names).eval().to(device), info
@@ -128,7 +126,7 @@ def load_rows(path: str | Path, device: str | torch.device = "cpu") -> dict[str,
     """The networks kept beside a checkpoint's own, by name; none in many files. Raises CheckpointError."""
     path = Path(path)
     rows = {}
-    with _opened(path) as file:
+    with open_tensors(path, CheckpointError) as file:
         info = _read_info(path, file)
         stored = set(file.keys())
         for row, config in _read_row_configs(path, file).items():
@@ -148,7 +146,7 @@ def _empty(path: Path, config: SegmenterConfig) -> VideoSegmenter:
     try:
         return empty_segmenter(config)
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} describes a network that cannot be built: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} describes a network that cannot be built: {one_line(error)}") from error
 
 
 def _load(path: Path, file: Any, config: SegmenterConfig, names: dict[str, str]) -> VideoSegmenter:
@@ -161,25 +159,12 @@ def _load(path: Path, file: Any, config: SegmenterConfig, names: dict[str, str])
     return model
 
 
-@contextlib.contextmanager
-def _opened(path: Path):  # type: ignore[no-untyped-def]
-    try:
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {_one_line(error)}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {_one_line(error)}") from error
-
-
 def _read_row_configs(path: Path, file: Any) -> dict[str, SegmenterConfig]:
     try:
         rows = json.loads(file.metadata()[FORMAT]).get("rows", {})
         return {str(name): SegmenterConfig.from_dict(config) for name, config in rows.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} has rows that cannot be used: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} has rows that cannot be used: {one_line(error)}") from error
 
 
 def _read_info(path: Path, file: Any) -> CheckpointInfo:
@@ -205,7 +190,7 @@ def _read_info(path: Path, file: Any) -> CheckpointInfo:
     except KeyError as error:
         raise CheckpointError(f"{path} has a header without {error}") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path} has a header that cannot be used: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} has a header that cannot be used: {one_line(error)}") from error
 
 
 def _check_tensors(path: Path, expected: dict[str, tuple], found: dict[str, tuple]) -> None:
@@ -217,7 +202,3 @@ def _check_tensors(path: Path, expected: dict[str, tuple], found: dict[str, tupl
     unknown = sorted(set(found) - set(expected))
     if unknown:
         raise CheckpointError(f"{path} has tensor {unknown[0]!r}, which its configuration does not know")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

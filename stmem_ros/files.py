@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and files of tensors that are opened with care."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 
 @contextlib.contextmanager
@@ -25,3 +28,21 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path, error_type: type[Exception]) -> Iterator[Any]:
+    """A safetensors file for reading; `error_type` with one line where it is missing, damaged or of another kind."""
+    try:
+        if not path.is_file():
+            raise error_type(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise error_type(f"{path} is damaged or no safetensors file: {one_line(error)}") from error
+    except OSError as error:
+        raise error_type(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +33,15 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> int:
         monkeypatch.delenv("ROS_LOCALHOST_ONLY", raising=False)
         monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     return domain
+
+
+@pytest.fixture(scope="module")
+def training_environment() -> Iterator[None]:
+    """Training seeds every generator and writes the seed into the environment: both are put back."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            patch.setenv(name, "0")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stmem_ros.network import MAR, STF, MARConfig, STFConfig
 from stmem_ros.network.attention import BlockGrid
+from stmem_ros.network.stf import place_encoding
 
 CHANNELS, HEADS = 8, 2
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -228,3 +229,8 @@ def test_each_window_of_a_batch_may_ask_for_a_frame_of_its_own() -> None:
     fused = stf(windows, torch.tensor([2, 0, 1]))
     for place, query in enumerate((2, 0, 1)):
         torch.testing.assert_close(fused[place : place + 1], stf(windows[place : place + 1], query))
+
+
+def test_a_place_resembles_itself_most_before_any_training() -> None:
+    places = place_encoding(16, (6, 8)).flatten(1)
+    assert torch.equal((places.T @ places).argmax(1), torch.arange(48))

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,11 @@ from training.train import main
 
 EPOCHS = 4
 
+pytestmark = pytest.mark.usefixtures("training_environment")
+
 
 class PowerCut(BaseException):
     pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _environment() -> Iterator[None]:
-    """Training seeds every generator and writes the seed into the environment: both are put back."""
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-            patch.setenv(name, "0")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +237,7 @@ def test_a_stage_is_never_half_of_one_thing_and_half_of_another(
     assert train(settings, "--stage", "stf", "--stf.rate", "0.5") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "stf was begun with settings.rate = 0.1, now it is 0.5" in error and "--run" in error
+    assert yaml.safe_load((Path(settings["run"]) / "config.yaml").read_text())["stf"]["rate"] == 0.1
     # What does not decide the outcome may change.
     assert train(settings, "--stage", "stf", "--stf.workers", "1", "--stf.cache_gb", "0") == 0
 
@@ -314,6 +308,14 @@ def test_another_networks_checkpoint_is_no_beginning(
     assert train(settings) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "other.safetensors has the base network efficientnet_lite0" in error and "network.base is pixels" in error
+
+
+def test_several_devices_without_torchrun_are_refused(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(settings, "--devices", "2") == 1
+    assert "start with torchrun --nproc-per-node 2" in capsys.readouterr().err
+    assert not Path(settings["run"]).exists()
 
 
 def test_a_class_without_memory_is_named_and_may_be_left_out(

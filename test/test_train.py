@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +43,13 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def _environment() -> Iterator[None]:
-    """Training seeds every generator and writes the seed into the environment: both are put back."""
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-            patch.setenv(name, "0")
-        yield
-
-
-@pytest.fixture(scope="module")
 def data(make_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small, easy data set; its YAML file lies in its root."""
     return make_shapes(tmp_path_factory.mktemp("data"), {"train": 8, "val": 2}, noise=20)
 
 
 @pytest.fixture(scope="module")
-def train(_environment: None, data: Path) -> Callable[..., Run]:
+def train(training_environment: None, data: Path) -> Callable[..., Run]:
     """`train(folder, *arguments, cut_at=EPOCH)` runs the command; at `cut_at` the power is cut."""
 
     def call(folder: Path, *arguments: str, cut_at: int | None = None) -> Run:

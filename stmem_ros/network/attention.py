@@ -88,6 +88,10 @@ class MultiHeadAttention(nn.Module):
             bound = (6 / (4 * channels)) ** 0.5
             nn.init.uniform_(projection.weight, -bound, bound)
             nn.init.zeros_(projection.bias)
+        # Queries and keys begin as the same map: a token first attends to those that are like it, which in a window
+        # is itself in the other frames. From independent draws STF hardly learned to look there.
+        with torch.no_grad():
+            self.key.weight.copy_(self.query.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,6 +56,22 @@ class DecoderLayer(nn.Module):
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
 
+def place_encoding(channels: int, grid: tuple[int, int], amplitude: float = 2.0) -> Tensor:
+    """`(C, H, W)`: sines and cosines of row and column, 1/2 to 4 periods over the grid; the same in every frame.
+
+    What the learnable encodings begin with: a place resembles itself in the other frames, and its neighbourhood.
+    """
+    count = -(-channels // 4)
+    periods = torch.linspace(0.5, 4.0, count)[:, None]
+    rows, columns = (2 * math.pi * periods * (torch.arange(size) + 0.5) / size for size in grid)
+    waves = [
+        wave.expand(count, *grid)
+        for angle, shape in ((rows, (count, -1, 1)), (columns, (count, 1, -1)))
+        for wave in (angle.sin().view(shape), angle.cos().view(shape))
+    ]
+    return amplitude * torch.cat(waves)[:channels]
+
+
 class STF(nn.Module):
     """Fuses a window of features `(N, T, C, H, W)` into those of one of its frames, `(N, C, H, W)`.
 
@@ -67,8 +85,11 @@ class STF(nn.Module):
         self.config = config
         self.encoder_position = nn.Parameter(torch.empty(1, channels, config.frames, *config.positional_grid))
         self.decoder_position = nn.Parameter(torch.empty(1, channels, 1, *config.positional_grid))
-        nn.init.trunc_normal_(self.encoder_position, std=0.02)
-        nn.init.trunc_normal_(self.decoder_position, std=0.02)
+        place = place_encoding(channels, config.positional_grid)[None, :, None]
+        for encoding in (self.encoder_position, self.decoder_position):
+            nn.init.trunc_normal_(encoding, std=0.02)
+            with torch.no_grad():
+                encoding.add_(place)
         self.encoder = nn.ModuleList(EncoderLayer(channels, config) for _ in range(config.depth))
         self.decoder = nn.ModuleList(DecoderLayer(channels, config) for _ in range(config.depth))
 

@@ -1,0 +1,103 @@
+"""The settings of a training run, as its YAML file and the command line say them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from stmem_ros.network import SegmenterConfig
+from training.augment import AugmentConfig
+from training.base_stage import BaseStageConfig
+from training.clip_dataset import ClipConfig
+from training.clips import WindowConfig
+from training.temporal_stage import TemporalStageConfig
+
+STAGES = ("base", "stf", "memory", "mar")
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """Memory generation (paper, section 3.3); K_L is `network.mar.hard_per_class`.
+
+    Args:
+        confident_per_class: K_H, the most confident features whose mean is a class's prototype
+        allow_missing: go on where a class has too few correct features; it gets no memory
+    """
+
+    confident_per_class: int = 10
+    allow_missing: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run, as its YAML file says it.
+
+    Args:
+        run: folder of checkpoints, logs and the resolved configuration; a run that was stopped goes on from there
+        dataset: a name from training/datasets, or the path of one's own YAML file
+        root: the folder that the data set lies in
+        network: base network, classes, optional modules
+        start_from: a checkpoint whose base network and classifier stand for stage 1
+        seed: of weights, order and augmentation
+        short_side: height or width of the training images, whichever is less, in pixels
+        base: settings of stage 1
+        stf: settings of stage 2
+        memory: how the memory is made
+        mar: settings of stage 3
+        ablation: train MAR without STF too, for the +MAR row of the evaluation
+        keep: which weights a stage ends with: those of its last epoch, or those best on the validation split
+        keep_cache: keep cached features when the run is over, for another run of the same folder
+        augment: random crops
+        clips: how clips are made from them
+        window: which frames are neighbours
+        train_split: the split to learn from
+        val_split: the split to validate on
+        sequences: learn from these sequences alone (all where empty)
+        accelerator: what Lightning trains on
+        devices: processes on this machine; start as many with torchrun
+        nodes: machines
+        precision: of the arithmetic in training
+        max_steps: stop each stage after this many steps, for a trial (-1: never)
+    """
+
+    run: str
+    dataset: str
+    root: str
+    network: SegmenterConfig
+    start_from: str | None = None
+    seed: int = 1
+    short_side: int = 360
+    base: BaseStageConfig = dataclasses.field(default_factory=BaseStageConfig)
+    stf: TemporalStageConfig = dataclasses.field(default_factory=TemporalStageConfig)
+    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
+    mar: TemporalStageConfig = dataclasses.field(default_factory=TemporalStageConfig)
+    ablation: bool = False
+    keep: Literal["last", "best"] = "last"
+    keep_cache: bool = False
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    clips: ClipConfig = dataclasses.field(default_factory=ClipConfig)
+    window: WindowConfig = dataclasses.field(default_factory=WindowConfig)
+    train_split: str = "train"
+    val_split: str = "val"
+    sequences: tuple[str, ...] = ()
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    max_steps: int = -1
+
+
+def settings_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m training.train",
+        usage="python -m training.train CONFIG.yaml [--stage all|base|stf|memory|mar] [--SETTING VALUE ...]",
+        description="Train a network from a folder of labelled clips to one checkpoint that the node runs.",
+    )
+    parser.add_argument("--config", action="config", help="the run's YAML file; may be given as the first word")
+    parser.add_argument(
+        "--stage", choices=["all", *STAGES], default="all", help="train up to this stage; what is done is kept"
+    )
+    parser.add_class_arguments(TrainConfig, as_group=True)
+    return parser
