@@ -23,6 +23,9 @@ FORBIDDEN = {
     "stmem_ros/streaming": ("stmem_ros.node", "training", "rclpy"),
     "stmem_ros/node": ("training",),
     "training": ("stmem_ros.node", "rclpy", "torchvision", "timm"),
+    "training/data": ("training.measure", "training.stages", "training.train", "lightning"),
+    "training/measure": ("training.stages", "training.train", "lightning"),
+    "training/stages": ("training.train",),
 }
 
 
@@ -65,7 +68,7 @@ def test_no_room_knows_what_it_must_not(folder: str) -> None:
         "import training",
         "import os, training.train as t",
         "from training import train",
-        "from training.dataset import load_spec",
+        "from training.data.dataset import load_spec",
         "def f():\n    import training",
         "from . import anything",
         "from ..training import train",

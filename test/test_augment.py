@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.augment import AugmentConfig, crop_matrix, random_crop
+from training.data.augment import AugmentConfig, crop_matrix, random_crop
 
 # Moves, and leaves the look of the image alone.
 MOVES = AugmentConfig(crop=(48, 64), scale=(0.5, 2.0), color=0.0, blur=0.0, noise=0.0)

@@ -11,7 +11,7 @@ import pytest
 
 from training import check_dataset
 from training.check_dataset import draw_histogram, gaps
-from training.dataset import load_spec
+from training.data.dataset import load_spec
 
 
 @pytest.fixture

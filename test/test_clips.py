@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.clips import WindowConfig, Windows
-from training.dataset import LabelledFrame, load_spec
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import LabelledFrame, load_spec
 
 NUMBERS = {"a": [0, 2, 4, 40, 42], "b": [1]}
 

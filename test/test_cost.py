@@ -6,7 +6,7 @@ import pytest
 
 from stmem_ros.network import BASES, MARConfig, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.network.segmenter import count_parameters
-from training.cost import cost_of
+from training.measure.cost import cost_of
 
 STF = STFConfig(block=(8, 8), positional_grid=(8, 8), heads=2, feedforward=6)
 MAR = MARConfig(memory_classes=3, hard_per_class=5)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
-from training.dataset import (
+from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     class_pixels,
@@ -29,7 +29,7 @@ from training.dataset import (
     require_classes,
     scan,
 )
-from training.label_images import LabelCoding
+from training.data.label_images import LabelCoding
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, VideoSegmen
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import Preprocessor
 from training import evaluate as command
-from training.clips import WindowConfig, Windows
-from training.dataset import DatasetSpec, LabelledFrame, list_frames, list_images, load_spec, read_image
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import DatasetSpec, LabelledFrame, list_frames, list_images, load_spec, read_image
 from training.evaluate import evaluate, main
-from training.report import PICTURES
-from training.rows import Networks
+from training.measure.report import PICTURES
+from training.measure.rows import Networks
 
 # Not what the base network was made for: what the checkpoint says counts.
 NORMALIZATION = Normalization((80.0, 90.0, 100.0), (40.0, 80.0, 120.0))

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.losses import SegmentationLoss
+from training.stages.losses import SegmentationLoss
 
 
 def test_cross_entropy_is_the_weighted_mean_over_labelled_pixels() -> None:

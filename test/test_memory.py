@@ -28,9 +28,9 @@ from stmem_ros.network import MAR, MARConfig, SegmenterConfig, STFConfig, build_
 from stmem_ros.preprocess import Preprocessor
 from training import build_memory as command
 from training.build_memory import build_memory, main
-from training.clips import WindowConfig, Windows
-from training.dataset import DatasetSpec, list_frames, list_images, load_spec, read_frame
-from training.memory import FORMAT, FORMAT_VERSION, Memory, MemoryBankError, MemoryBuilder, nearest
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import DatasetSpec, list_frames, list_images, load_spec, read_frame
+from training.stages.memory import FORMAT, FORMAT_VERSION, Memory, MemoryBankError, MemoryBuilder, nearest
 
 NAMES = ("ground", "disc", "box")
 NORMALIZATION = Normalization((80.0, 90.0, 100.0), (40.0, 80.0, 120.0))

@@ -9,7 +9,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.metrics import Accuracy, confusion_matrix, labels_of
+from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 
 
 def test_a_confusion_known_by_hand() -> None:

@@ -8,8 +8,8 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.quality import QUALITY_NAMES, BoundaryF, Calibration, Quality, boundary
-from training.temporal import Motion
+from training.measure.quality import QUALITY_NAMES, BoundaryF, Calibration, Quality, boundary
+from training.measure.temporal import Motion
 
 
 def halves(column: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:

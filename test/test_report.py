@@ -11,10 +11,10 @@ import torch
 
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.network import SegmenterConfig
-from training.cost import cost_of
-from training.dataset import LabelledFrame
-from training.metrics import Accuracy
-from training.report import (
+from training.data.dataset import LabelledFrame
+from training.measure.cost import cost_of
+from training.measure.metrics import Accuracy
+from training.measure.report import (
     PICTURES,
     WRONG,
     Result,

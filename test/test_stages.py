@@ -26,12 +26,12 @@ from stmem_ros.checkpoint import CheckpointInfo, Normalization, load_checkpoint,
 from stmem_ros.network import BASES, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.network.mar import MAR
 from training import evaluate
-from training.augment import AugmentConfig
-from training.clip_dataset import Clip, ClipConfig, ClipDataset
-from training.clips import WindowConfig, Windows
-from training.dataset import list_frames, list_images, load_spec
-from training.feature_cache import FeatureCache
-from training.temporal_stage import TemporalStage, TemporalStageConfig
+from training.data.augment import AugmentConfig
+from training.data.clip_dataset import Clip, ClipConfig, ClipDataset
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import list_frames, list_images, load_spec
+from training.stages.feature_cache import FeatureCache
+from training.stages.temporal_stage import TemporalStage, TemporalStageConfig
 from training.train import main
 
 EPOCHS = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.dataset import class_pixels, list_frames, load_spec, read_frame
+from training.data.dataset import class_pixels, list_frames, load_spec, read_frame
 from training.synthetic import CLASSES, NAMES, StreetConfig, main, street, write_dataset
 
 

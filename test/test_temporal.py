@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.temporal import FlowConsistency, Motion, MotionTracker, VideoConsistency
+from training.measure.temporal import FlowConsistency, Motion, MotionTracker, VideoConsistency
 
 
 def clip(*rows: list[int]) -> list[np.ndarray]:

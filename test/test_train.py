@@ -17,10 +17,10 @@ from torch import Tensor
 from stmem_ros.checkpoint import load_checkpoint, read_info
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import SegmenterConfig, VideoSegmenter, build_segmenter
-from training.augment import AugmentConfig
-from training.base_stage import BaseStage, BaseStageConfig, CropDataset, class_weights
-from training.dataset import fingerprint, list_frames, load_spec
+from training.data.augment import AugmentConfig
+from training.data.dataset import fingerprint, list_frames, load_spec
 from training.evaluate import evaluate
+from training.stages.base_stage import BaseStage, BaseStageConfig, CropDataset, class_weights
 from training.train import main
 
 EPOCHS = 14

@@ -26,8 +26,8 @@ from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import DeviceError, resolve_device
-from training.clips import WindowConfig, Windows
-from training.dataset import (
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     LabelledFrame,
@@ -40,7 +40,7 @@ from training.dataset import (
     read_image,
     require_classes,
 )
-from training.memory import Memory, MemoryBankError, MemoryBuilder
+from training.stages.memory import Memory, MemoryBankError, MemoryBuilder
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from stmem_ros.files import whole_file
-from training.dataset import (
+from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     Split,

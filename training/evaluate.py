@@ -22,9 +22,8 @@ from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import network_size
 from stmem_ros.streaming import DeviceError, resolve_device
-from training.clips import WindowConfig, Windows
-from training.cost import Cost, cost_of
-from training.dataset import (
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     LabelledFrame,
@@ -36,11 +35,12 @@ from training.dataset import (
     read_image,
     require_classes,
 )
-from training.metrics import Accuracy, confusion_matrix, labels_of
-from training.quality import Quality
-from training.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
-from training.rows import ROWS, Networks, Row, row_name
-from training.temporal import MotionTracker
+from training.measure.cost import Cost, cost_of
+from training.measure.metrics import Accuracy, confusion_matrix, labels_of
+from training.measure.quality import Quality
+from training.measure.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
+from training.measure.rows import ROWS, Networks, Row, row_name
+from training.measure.temporal import MotionTracker
 
 LONGEST_STEP = 0.1
 WORST_FRAMES = 6

@@ -26,8 +26,8 @@ from stmem_ros.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
-from training.dataset import DatasetError, load_spec, require_classes, require_one_size
-from training.label_messages import LabelReader
+from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
+from training.data.label_messages import LabelReader
 
 MARK = (
     "# Written by training.extract_bag, which may add to this folder. The classes' names and colours are yours to edit."

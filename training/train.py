@@ -18,11 +18,10 @@ from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization,
 from stmem_ros.network import BASES, SegmenterConfig, VideoSegmenter, build_segmenter
 from stmem_ros.network.efficientnet_lite import load_imagenet
 from stmem_ros.streaming import resolve_device
-from training.base_stage import BaseStage, BaseStageConfig, CropDataset, WholeImageDataset, class_weights
 from training.build_memory import build_memory
-from training.clip_dataset import ClipDataset
-from training.clips import Windows
-from training.dataset import (
+from training.data.clip_dataset import ClipDataset
+from training.data.clips import Windows
+from training.data.dataset import (
     DatasetError,
     class_pixels,
     fingerprint,
@@ -31,8 +30,9 @@ from training.dataset import (
     load_spec,
     require_classes,
 )
-from training.feature_cache import FeatureCache
-from training.harness import (
+from training.stages.base_stage import BaseStage, BaseStageConfig, CropDataset, WholeImageDataset, class_weights
+from training.stages.feature_cache import FeatureCache
+from training.stages.harness import (
     StageFolder,
     TrainingError,
     digest,
@@ -43,8 +43,8 @@ from training.harness import (
     train_loader,
     validation_loader,
 )
-from training.memory import Memory, MemoryBankError
-from training.temporal_stage import TemporalStage, TemporalStageConfig, WindowDataset
+from training.stages.memory import Memory, MemoryBankError
+from training.stages.temporal_stage import TemporalStage, TemporalStageConfig, WindowDataset
 from training.train_config import TrainConfig, settings_parser
 
 

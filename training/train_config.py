@@ -8,11 +8,11 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from stmem_ros.network import SegmenterConfig
-from training.augment import AugmentConfig
-from training.base_stage import BaseStageConfig
-from training.clip_dataset import ClipConfig
-from training.clips import WindowConfig
-from training.temporal_stage import TemporalStageConfig
+from training.data.augment import AugmentConfig
+from training.data.clip_dataset import ClipConfig
+from training.data.clips import WindowConfig
+from training.stages.base_stage import BaseStageConfig
+from training.stages.temporal_stage import TemporalStageConfig
 
 STAGES = ("base", "stf", "memory", "mar")
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
-from training.label_images import DatasetError, LabelCoding
+from training.data.label_images import DatasetError, LabelCoding
 
-DATASETS = Path(__file__).parent / "datasets"
+DATASETS = Path(__file__).parents[1] / "datasets"
 KEYS = (
     "classes",
     "void_ids",

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
-from training.clip_dataset import Clip
-from training.clips import Windows
-from training.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
-from training.feature_cache import FeatureCache
-from training.losses import SegmentationLoss
-from training.metrics import Accuracy, confusion_matrix, labels_of
+from training.data.clip_dataset import Clip
+from training.data.clips import Windows
+from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
+from training.measure.metrics import Accuracy, confusion_matrix, labels_of
+from training.stages.feature_cache import FeatureCache
+from training.stages.losses import SegmentationLoss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.augment import AugmentConfig, Image, crop_matrix, degraded, random_look, recolored
-from training.clips import Windows
-from training.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
+from training.data.augment import AugmentConfig, Image, crop_matrix, degraded, random_look, recolored
+from training.data.clips import Windows
+from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
 
 
 @dataclasses.dataclass(frozen=True)

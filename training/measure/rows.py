@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stmem_ros.checkpoint import CheckpointInfo
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
-from training.clips import Windows
-from training.dataset import LabelledFrame, read_image
+from training.data.clips import Windows
+from training.data.dataset import LabelledFrame, read_image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stmem_ros.labels import IGNORE_INDEX, LabelSet, colorize
-from training.cost import Cost
-from training.dataset import LabelledFrame, read_image
-from training.metrics import Accuracy
-from training.quality import QUALITY_NAMES
+from training.data.dataset import LabelledFrame, read_image
+from training.measure.cost import Cost
+from training.measure.metrics import Accuracy
+from training.measure.quality import QUALITY_NAMES
 
 PICTURES = ("confusion_matrix.png", "per_class_iou.png", "worst_frames.png")
 # Okabe and Ito's colours, which the colour-blind can tell apart.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stmem_ros.decode import decode_compressed, decode_image
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
-from training.dataset import DatasetError, DatasetSpec
-from training.label_images import LabelCoding, to_rgb
+from training.data.dataset import DatasetError, DatasetSpec
+from training.data.label_images import LabelCoding, to_rgb
 
 ID_ENCODINGS = ("mono8", "8UC1")
 COLOR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4")

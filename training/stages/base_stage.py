@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import Classifier, upsample
-from training.augment import AugmentConfig, random_crop
-from training.dataset import DatasetSpec, LabelledFrame, read_frame
-from training.losses import SegmentationLoss
-from training.metrics import Accuracy, confusion_matrix, labels_of
+from training.data.augment import AugmentConfig, random_crop
+from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
+from training.measure.metrics import Accuracy, confusion_matrix, labels_of
+from training.stages.losses import SegmentationLoss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.dataset_spec import DatasetSpec, load_spec, require_classes
-from training.label_images import DatasetError, read_image, read_label_image
+from training.data.dataset_spec import DatasetSpec, load_spec, require_classes
+from training.data.label_images import DatasetError, read_image, read_label_image
 
 __all__ = [
     "DatasetError",

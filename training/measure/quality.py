@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.temporal import FlowConsistency, Motion, VideoConsistency
+from training.measure.temporal import FlowConsistency, Motion, VideoConsistency
 
 TOLERANCE = 0.00088
 

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.dataset import DatasetSpec, LabelledFrame
+from training.data.dataset import DatasetSpec, LabelledFrame
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Data sets and what training makes of them: frames, labels, clips, augmentation."""

@@ -1,0 +1,1 @@
+"""How good a network is, how steady, and what it costs."""

@@ -1,0 +1,1 @@
+"""The stages of training and what they share."""
