@@ -23,11 +23,16 @@ def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return height, width
 
 
-class Preprocessor:
-    """Resizes, uploads and normalises RGB images `(H, W, 3)` uint8 into `(1, 3, h, w)` on a device.
+def shrink(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+    """An image `(H, W, 3)` at the size that a network sees, by averaging over pixels (INTER_AREA)."""
+    height, width = network_size((image.shape[0], image.shape[1]), short_side)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
-    Shrinking averages over pixels (INTER_AREA).
-    """
+
+class Preprocessor:
+    """Resizes, uploads and normalises RGB images `(H, W, 3)` uint8 into `(1, 3, h, w)` on a device."""
 
     def __init__(
         self, normalization: Normalization, short_side: int, device: torch.device, dtype: torch.dtype = torch.float32
@@ -38,9 +43,7 @@ class Preprocessor:
         self._offset = -torch.tensor(normalization.mean, dtype=torch.float32, device=device).view(3, 1, 1) * self._scale
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        height, width = network_size((image.shape[0], image.shape[1]), self.short_side)
-        if (height, width) != image.shape[:2]:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = shrink(image, self.short_side)
         if not image.flags.writeable:
             image = image.copy()
         # The view keeps the channels last, as convolutions like them.

@@ -25,11 +25,12 @@ from stmem_ros import files
 from stmem_ros.checkpoint import CheckpointInfo, Normalization, load_checkpoint, load_rows, save_checkpoint
 from stmem_ros.network import BASES, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.network.mar import MAR
+from stmem_ros.preprocess import shrink
 from training import evaluate
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import Clip, ClipConfig, ClipDataset
 from training.data.clips import WindowConfig, Windows
-from training.data.dataset import list_frames, list_images, load_spec
+from training.data.dataset import list_frames, list_images, load_spec, read_frame
 from training.stages.feature_cache import FeatureCache
 from training.stages.temporal_stage import TemporalStage, TemporalStageConfig
 from training.train import main
@@ -383,7 +384,7 @@ def clips_of(data: Path, config: ClipConfig, epoch: int = 0, length: int = 3) ->
     frames = list_frames(spec, data.parent, "train")
     windows = Windows(list_images(spec, data.parent, "train"), spec, WindowConfig())
     augment = AugmentConfig((32, 48), color=0.0, blur=0.0, noise=0.0)
-    return ClipDataset(frames, spec, windows, length, augment, config, 1, lambda: epoch, lambda _: None)
+    return ClipDataset(frames, spec, windows, length, 64, augment, config, 1, lambda: epoch, lambda _: None)
 
 
 QUIET = ClipConfig(pseudo=0, still=0, flicker=0, occlusion=0, degrade=0)
@@ -435,3 +436,16 @@ def test_clips_come_again_after_their_variants(data: Path) -> None:
 def test_clips_that_cannot_be_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ClipConfig(**settings)
+
+
+def test_training_shows_the_network_the_size_it_will_see(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
+    """The shapes are 128 x 128: at a short side of 64 a crop of 64 x 64 holds all of one."""
+    clips = clips_of(make_shapes(tmp_path, {"train": 1}, size=(128, 128)), dataclasses.replace(QUIET, still=1.0))
+    clips.augment = dataclasses.replace(clips.augment, crop=(64, 64), scale=(1.0, 1.0), flip=0.0)
+    clip = clips[0]
+    image, labels = read_frame(clips.frames[0], clips.spec)
+    nearest = cv2.resize(labels, (64, 64), interpolation=cv2.INTER_NEAREST_EXACT)
+    assert torch.equal(clip.labels, torch.from_numpy(nearest).long())
+    assert clip.images is not None
+    expected = torch.from_numpy(shrink(image, 64)).permute(2, 0, 1).float()
+    assert (clip.images[0].float() - expected).abs().mean() < 1

@@ -222,7 +222,7 @@ def test_crops_are_the_same_in_every_run_and_others_in_every_epoch(data: Path) -
     frames = list_frames(spec, data.parent, "train")
 
     def crop(epoch: int) -> Tensor:
-        return CropDataset(frames, spec, AugmentConfig((32, 32)), 1, lambda: epoch)[0][0]
+        return CropDataset(frames, spec, 96, AugmentConfig((32, 32)), 1, lambda: epoch)[0][0]
 
     assert torch.equal(crop(2), crop(2))
     assert not torch.equal(crop(2), crop(3))

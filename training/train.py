@@ -146,13 +146,15 @@ class Run:
         L.seed_everything(config.seed, workers=True, verbose=False)
         stage = BaseStage(new_model(network), config.base, self.weights).to(memory_format=torch.channels_last)
         trainer = self._trainer(folder, config.base, gradient_clip=1.0)
-        crops = CropDataset(self.frames, self.spec, config.augment, config.seed, lambda: trainer.current_epoch)
+        crops = CropDataset(
+            self.frames, self.spec, config.short_side, config.augment, config.seed, lambda: trainer.current_epoch
+        )
         figures = fit(
             trainer,
             stage,
             folder,
             train_loader(crops, config.base.batch_size, config.seed, config.base.workers),
-            validation_loader(WholeImageDataset(self.validation, self.spec), config.base.workers),
+            validation_loader(WholeImageDataset(self.validation, self.spec, config.short_side), config.base.workers),
             config.keep,
         )
         return self._save(path, stage.model, network, ["base"], figures, settings)
@@ -207,13 +209,16 @@ class Run:
             self.spec,
             windows[config.train_split],
             length,
+            config.short_side,
             config.augment,
             config.clips,
             config.seed,
             lambda: trainer.current_epoch,
             cache.get,
         )
-        whole = WindowDataset(self.validation, self.spec, windows[config.val_split], length, cache.get)
+        whole = WindowDataset(
+            self.validation, self.spec, windows[config.val_split], length, config.short_side, cache.get
+        )
         workers = settings_of_stage.workers
         figures = fit(
             trainer,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.labels import IGNORE_INDEX
+from stmem_ros.preprocess import shrink
 
 Image = NDArray[np.uint8]
 
@@ -32,6 +33,14 @@ class AugmentConfig:
     color: float = 0.4
     blur: float = 0.15
     noise: float = 0.15
+
+
+def shrunk(image: Image, labels: Image, short_side: int) -> tuple[Image, Image]:
+    """A labelled image at the size that the network will see it in (`stmem_ros.preprocess.shrink`)."""
+    image = shrink(image, short_side)
+    if labels.shape != image.shape[:2]:
+        labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return image, labels
 
 
 def random_crop(image: Image, labels: Image, config: AugmentConfig, random: np.random.Generator) -> tuple[Image, Image]:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import Classifier, upsample
-from training.data.augment import AugmentConfig, random_crop
+from stmem_ros.preprocess import shrink
+from training.data.augment import AugmentConfig, random_crop, shrunk
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.stages.losses import SegmentationLoss
@@ -44,11 +45,12 @@ class CropDataset(Dataset):
         self,
         frames: list[LabelledFrame],
         spec: DatasetSpec,
+        short_side: int,
         augment: AugmentConfig,
         seed: int,
         epoch: Callable[[], int],
     ) -> None:
-        self.frames, self.spec, self.augment = frames, spec, augment
+        self.frames, self.spec, self.short_side, self.augment = frames, spec, short_side, augment
         self.seed, self.epoch = seed, epoch
 
     def __len__(self) -> int:
@@ -56,22 +58,24 @@ class CropDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         random = np.random.default_rng((self.seed, self.epoch(), index))
-        image, labels = random_crop(*read_frame(self.frames[index], self.spec), self.augment, random)
+        image, labels = random_crop(
+            *shrunk(*read_frame(self.frames[index], self.spec), self.short_side), self.augment, random
+        )
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels).long()
 
 
 class WholeImageDataset(Dataset):
-    """Whole images `(3, H, W)` uint8 with labels `(H, W)`."""
+    """Whole images `(3, h, w)` uint8 as the network sees them, with labels `(H, W)` in their full size."""
 
-    def __init__(self, frames: list[LabelledFrame], spec: DatasetSpec) -> None:
-        self.frames, self.spec = frames, spec
+    def __init__(self, frames: list[LabelledFrame], spec: DatasetSpec, short_side: int) -> None:
+        self.frames, self.spec, self.short_side = frames, spec, short_side
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, labels = read_frame(self.frames[index], self.spec)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels).long()
+        return torch.from_numpy(shrink(image, self.short_side)).permute(2, 0, 1), torch.from_numpy(labels).long()
 
 
 def class_weights(pixels: NDArray[np.int64]) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
+from stmem_ros.preprocess import shrink
 from training.data.clip_dataset import Clip
 from training.data.clips import Windows
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
@@ -46,7 +47,7 @@ class TemporalStageConfig:
 
 
 class WindowDataset(Dataset):
-    """Whole images `(T, 3, H, W)` uint8 of each frame's centred window, with its labels `(H, W)`, as clips."""
+    """Each frame's centred window as a clip: images `(T, 3, h, w)` as the network sees them, labels in full size."""
 
     def __init__(
         self,
@@ -54,9 +55,11 @@ class WindowDataset(Dataset):
         spec: DatasetSpec,
         windows: Windows,
         length: int,
+        short_side: int,
         cached: Callable[[str], Tensor | None],
     ) -> None:
-        self.frames, self.spec, self.windows, self.length, self.cached = frames, spec, windows, length, cached
+        self.frames, self.spec, self.windows, self.length = frames, spec, windows, length
+        self.short_side, self.cached = short_side, cached
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -70,6 +73,7 @@ class WindowDataset(Dataset):
             return Clip(None, features, torch.from_numpy(labels).long(), query, name)
         images = [read_image(path) for path in self.windows.around(frame, self.length, query)]
         images = [other if other.shape == image.shape else image for other in images]
+        images = [shrink(other, self.short_side) for other in images]
         clip = torch.stack([torch.from_numpy(other).permute(2, 0, 1) for other in images])
         return Clip(clip, None, torch.from_numpy(labels).long(), query, name)
 
