@@ -56,10 +56,6 @@ class Process:
 
 @pytest.fixture
 def start(tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
-    for name, value in large_data_environment(os.environ).items():
-        monkeypatch.setenv(name, value)
-    # LOCALHOST would switch those transports off again; the domain is this test's own.
-    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
     started: list[Process] = []
 
     def start_process(module: str, *arguments: str) -> Process:
@@ -97,10 +93,10 @@ class Consumer:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.values = {pair.key: pair.value for pair in message.status[0].values}
 
-    def spin_until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + DEADLINE_S
+    def spin_until(self, condition: Callable[[], bool], what: str, seconds: float = DEADLINE_S) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited {DEADLINE_S:g} s for {what}; {self._report()}"
+            assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; {self._report()}"
             self._executor.spin_once(timeout_sec=0.05)
 
     def _report(self) -> str:
@@ -123,8 +119,6 @@ def consumer(start: Callable[..., Process]) -> Iterator[Consumer]:
 def test_the_demo_leaves_everything_it_promises(
     tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The demo sets it for its own processes; so does this, to be undone afterwards.
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", LARGE_DATA)
     source, output = tmp_path / "drive", tmp_path / "out"
     source.mkdir()
     for number in range(12):
@@ -173,7 +167,6 @@ def test_an_impossible_rate_is_refused_at_once(rate: str, capsys: pytest.Capture
 def test_the_demo_says_at_once_why_the_node_cannot_run(
     tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", LARGE_DATA)
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((96, 128, 3), np.uint8))
     assert demo.main(["--source", str(tmp_path), "--output", str(tmp_path / "out"), "--device", "toaster"]) == 1
     error = capsys.readouterr().err
@@ -238,8 +231,17 @@ def make_bag(path: Path, frames: list[Path], rate: float) -> dict[int, Path]:
     return stamps
 
 
+@pytest.fixture
+def large_data(ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transports under which large images arrive, for this process and those it starts."""
+    for name, value in large_data_environment(os.environ).items():
+        monkeypatch.setenv(name, value)
+    # LOCALHOST would switch those transports off again; the domain is this test's own.
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+
+
 def test_no_frame_is_lost_between_replay_and_node_at_960x720_and_15_hz(
-    tmp_path: Path, start: Callable[..., Process], consumer: Consumer
+    large_data: None, tmp_path: Path, start: Callable[..., Process], consumer: Consumer
 ) -> None:
     source = tmp_path / "drive"
     source.mkdir()
@@ -247,8 +249,14 @@ def test_no_frame_is_lost_between_replay_and_node_at_960x720_and_15_hz(
     for number in range(75):
         small = random.integers(0, 256, (18, 24, 3), np.uint8)
         cv2.imwrite(str(source / f"{number:03}.png"), cv2.resize(small, (960, 720), interpolation=cv2.INTER_NEAREST))
-    start("segmentation_node", "-r", "__ns:=/segmentation")
-    consumer.spin_until(lambda: consumer.subscription.get_publisher_count() > 0, "the node")
+    # Under these transports Fast DDS fails to match two processes about once in a hundred starts: then start another.
+    while not consumer.subscription.get_publisher_count():
+        node = start("segmentation_node", "-r", "__ns:=/segmentation")
+        try:
+            consumer.spin_until(lambda: consumer.subscription.get_publisher_count() > 0, "the node", seconds=30)
+        except AssertionError:
+            node.popen.kill()
+            assert len(start.started) < 3  # type: ignore[attr-defined]
     start("replay_node", "-r", "image:=/segmentation/image", "-p", f"source:={source}", "-p", "rate:=15.0")
     consumer.spin_until(lambda: consumer.values.get("frames received") == "75", "all 75 frames")
 

@@ -27,7 +27,6 @@ from stmem_ros.decode import decode_image
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.outputs import QOS
 from stmem_ros.node.recording import Recorder
-from stmem_ros.node.transport import large_data_environment
 from stmem_ros.sources import SourceError, open_source
 
 CAMERA_TOPIC = "/stmem_demo/image"
@@ -91,7 +90,6 @@ def run_demo(source: str, folder: Path, checkpoint: str, device: str, window: st
     with open_source(source) as opened:
         own_rate = opened.rate or 15.0
     Recorder.check(folder)
-    os.environ.update(large_data_environment(os.environ))
     os.environ.setdefault("ROS_DOMAIN_ID", DEMO_DOMAIN)
     recorder = Recorder(folder, info.labels, rate or own_rate)
     health: list[DiagnosticStatus] = []
