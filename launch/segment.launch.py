@@ -19,6 +19,8 @@ PARAMETER_ARGUMENTS = {
     "device": "auto, cpu, cuda or cuda:N; empty: as params_file says.",
     "precision": "auto, float32, bfloat16 or float16; empty: as params_file says.",
     "window": "causal (label at once) or centered (one frame later); empty: as params_file says.",
+    "short_side": "Height or width, whichever is less, that images are resized to; less is faster, more sees smaller "
+    "things; 0: as the network was trained; empty: as params_file says.",
     "autostart": "true: configure and activate at once; false: wait for a lifecycle manager. "
     "Empty: as params_file says.",
     "use_sim_time": "true: take the time from /clock; empty: as params_file says.",
@@ -46,6 +48,8 @@ def start(context):
         return LaunchConfiguration(name).perform(context)
 
     given = {name: value(name) for name in PARAMETER_ARGUMENTS if value(name)}
+    if "short_side" in given:
+        given["short_side"] = int(given["short_side"])
     for name in ("autostart", "use_sim_time"):
         if name in given:
             given[name] = given[name].lower() in ("true", "1", "yes", "on")

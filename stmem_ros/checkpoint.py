@@ -25,7 +25,7 @@ from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
 FORMAT = "stmem_ros"
 ROW_PREFIX = "rows."
 FORMAT_VERSION = 2
-DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "camvid_lite0.safetensors"
+DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "camvid_lite2.safetensors"
 
 
 class CheckpointError(Exception):
@@ -54,7 +54,7 @@ class CheckpointInfo:
     """What a checkpoint says of itself.
 
     `short_side` is the height or width, whichever is less, in pixels, of the images the network
-    was made for; larger ones are shrunk to it unless told otherwise. `provenance` is free-form: data,
+    was made for; others are resized to it unless told otherwise. `provenance` is free-form: data,
     stages, settings, figures.
     """
 

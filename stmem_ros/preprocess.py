@@ -14,21 +14,23 @@ SMALLEST_SIDE = 64
 
 
 def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """`(height, width)` with the aspect of `size`, its lesser side at most `short_side` pixels (0: as it is).
+    """`(height, width)` with the aspect of `size`, its lesser side `short_side` pixels (0: as it is).
 
-    Images are made smaller, never larger, except that no side is below 64 pixels, the least a network takes.
+    Small images are made larger too: a network knows things at the size that it saw them in. No side is below
+    64 pixels, the least a network takes.
     """
-    scale = min(short_side / min(size), 1.0) if short_side else 1.0
+    scale = short_side / min(size) if short_side else 1.0
     height, width = (max(round(side * scale), SMALLEST_SIDE) for side in size)
     return height, width
 
 
-def shrink(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """An image `(H, W, 3)` at the size that a network sees, by averaging over pixels (INTER_AREA)."""
+def resize(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+    """An image `(H, W, 3)` at the size that a network sees: means over pixels (INTER_AREA), or bilinear if larger."""
     height, width = network_size((image.shape[0], image.shape[1]), short_side)
     if (height, width) == image.shape[:2]:
         return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
 class Preprocessor:
@@ -43,7 +45,7 @@ class Preprocessor:
         self._offset = -torch.tensor(normalization.mean, dtype=torch.float32, device=device).view(3, 1, 1) * self._scale
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        image = shrink(image, self.short_side)
+        image = resize(image, self.short_side)
         if not image.flags.writeable:
             image = image.copy()
         # The view keeps the channels last, as convolutions like them.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.data.augment import AugmentConfig, crop_matrix, random_crop
+from training.data.augment import AugmentConfig, crop_matrix, paste_classes, random_crop
 
 # Moves, and leaves the look of the image alone.
 MOVES = AugmentConfig(crop=(48, 64), scale=(0.5, 2.0), color=0.0, blur=0.0, noise=0.0)
@@ -47,6 +47,20 @@ def test_every_label_in_a_crop_is_one_of_the_image(seed: int) -> None:
     image, labels = fields_image()
     _, cropped = random_crop(image, labels, MOVES, rng(seed))
     assert set(np.unique(cropped)) <= {*np.unique(labels), IGNORE_INDEX}
+
+
+def test_pasted_classes_bring_their_pixels_and_nothing_of_the_void() -> None:
+    image, labels = fields_image()
+    other = image + 100, labels + 100
+    other[1][:10] = IGNORE_INDEX
+    mixed, mixed_labels = paste_classes((image, labels), other, rng(1))
+    pasted = mixed_labels >= 100
+    assert 0.2 < pasted.mean() < 0.8
+    assert (mixed_labels[~pasted] == labels[~pasted]).all() and (mixed_labels != IGNORE_INDEX).all()
+    assert (mixed == mixed_labels[..., None]).all()
+    # Whole classes, not pieces of them.
+    for label in np.unique(other[1]):
+        assert len(np.unique(pasted[other[1] == label])) == 1
 
 
 def test_outside_the_image_is_black_and_ignored() -> None:

@@ -29,7 +29,7 @@ from stmem_ros.node import demo  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
 from stmem_ros.node.outputs import QOS  # noqa: E402
 from stmem_ros.node.transport import LARGE_DATA, large_data_environment  # noqa: E402
-from stmem_ros.streaming import StreamingSegmenter  # noqa: E402
+from stmem_ros.streaming import StreamConfig, StreamingSegmenter  # noqa: E402
 
 DEADLINE_S = 90.0
 
@@ -194,7 +194,7 @@ def test_a_real_drive_through_dds_is_labelled_as_the_offline_engine_does(
     frames = sorted((shared / "camvid" / "val").iterdir())[:40]
     bag = tmp_path / "val"
     stamps = make_bag(bag, frames, rate=15)
-    start("segmentation_node", "-r", "__ns:=/segmentation")
+    start("segmentation_node", "-r", "__ns:=/segmentation", "-p", "short_side:=240")
     consumer.spin_until(lambda: consumer.subscription.get_publisher_count() > 0, "the node")
     replay = start("replay_node", "-r", "image:=/segmentation/image", "-p", f"source:={bag}", "-p", "stamps:=source")
     consumer.spin_until(lambda: replay.popen.poll() is not None, "the replay to end")
@@ -202,7 +202,7 @@ def test_a_real_drive_through_dds_is_labelled_as_the_offline_engine_does(
     consumer.spin_until(lambda: any(stamp_to_ns(m.header.stamp) == last for m in consumer.labels), "the last frame")
     assert replay.popen.returncode == 0
     assert len(consumer.labels) >= 5
-    engine = StreamingSegmenter.from_checkpoint(DEFAULT_CHECKPOINT)
+    engine = StreamingSegmenter.from_checkpoint(DEFAULT_CHECKPOINT, StreamConfig(short_side=240))
     for message in consumer.labels:
         stamp = stamp_to_ns(message.header.stamp)
         image = cv2.cvtColor(cv2.imread(str(stamps[stamp])), cv2.COLOR_BGR2RGB)

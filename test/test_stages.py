@@ -23,16 +23,16 @@ from torch import Tensor
 
 from stmem_ros import files
 from stmem_ros.checkpoint import CheckpointInfo, Normalization, load_checkpoint, load_rows, save_checkpoint
-from stmem_ros.network import BASES, SegmenterConfig, STFConfig, build_segmenter
+from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.network.mar import MAR
-from stmem_ros.preprocess import shrink
+from stmem_ros.preprocess import resize
 from training import evaluate
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import Clip, ClipConfig, ClipDataset
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import list_frames, list_images, load_spec, read_frame
 from training.stages.feature_cache import FeatureCache
-from training.stages.temporal_stage import TemporalStage, TemporalStageConfig
+from training.stages.temporal_stage import TemporalStage, TemporalStageConfig, jitter
 from training.train import main
 
 EPOCHS = 4
@@ -56,12 +56,12 @@ def save_base(path: Path, base: str, data: Path) -> Path:
     model = build_segmenter(config)
     if base == "pixels":
         spec = load_spec(data)
-        mean, std = torch.tensor(BASES[base].mean), torch.tensor(BASES[base].std)
+        mean, std = torch.tensor(model.base.mean), torch.tensor(model.base.std)
         colors = (torch.tensor(spec.labels.palette).float() - mean) / std
         with torch.no_grad():
             model.classifier.linear.weight[:, :3, 0, 0] = 2 * colors
             model.classifier.linear.bias.copy_(-colors.square().sum(1))
-    normalization = Normalization(BASES[base].mean, BASES[base].std)
+    normalization = Normalization(model.base.mean, model.base.std)
     info = CheckpointInfo(config, load_spec(data).labels, normalization, 64, {"stages": ["base"]})
     save_checkpoint(path, model, info)
     return path
@@ -69,7 +69,15 @@ def save_base(path: Path, base: str, data: Path) -> Path:
 
 @pytest.fixture
 def settings(pixel_base: str, data: Path, tmp_path: Path) -> dict[str, Any]:
-    stage = {"epochs": EPOCHS, "batch_size": 4, "validate_every": 2, "workers": 0, "rate": 0.1, "ema_decay": 0.5}
+    stage = {
+        "epochs": EPOCHS,
+        "batch_size": 4,
+        "validate_every": 2,
+        "workers": 0,
+        "rate": 0.1,
+        "ema_decay": 0.5,
+        "feature_noise": 0.05,
+    }
     return {
         "run": str(tmp_path / "run"),
         "dataset": str(data),
@@ -122,6 +130,7 @@ def test_one_command_ends_with_one_checkpoint_that_shows_what_each_part_gains(
     network, info = load_checkpoint(model)
     assert network.stf is not None and network.mar is not None
     assert info.provenance["stages"] == ["base", "stf", "mar"]
+    assert [info.provenance[stage]["settings"]["epochs"] for stage in ("stf", "mar")] == [EPOCHS] * 2
     assert set(load_rows(model)) == {"base", "stf", "mar"}
     base = load_checkpoint(settings["start_from"])[0]
     for name, weight in base.base.state_dict().items():
@@ -149,6 +158,32 @@ def test_what_is_fixed_stays_as_it_is(settings: dict[str, Any]) -> None:
     moved = {name for name in stf if name.startswith("stf.") and not torch.equal(stf[name], mar[name])}
     assert not moved
     assert not torch.equal(stf["classifier.linear.weight"], mar["classifier.linear.weight"])
+
+
+def test_parts_that_add_to_the_features_begin_as_the_network_before_them(settings: dict[str, Any]) -> None:
+    settings["network"]["stf"]["stride"], settings["network"]["mar"]["residual"] = 2, True
+    for stage in ("stf", "mar"):
+        settings[stage] = {**settings[stage], "rate": 1e-9, "memory_rate": 1e-9}
+    assert train(settings) == 0
+    base, both = (load_checkpoint(path)[0] for path in (settings["start_from"], f"{settings['run']}/model.safetensors"))
+    still = torch.randn(1, 1, 3, 64, 64).expand(-1, 3, -1, -1, -1)
+    with torch.inference_mode():
+        torch.testing.assert_close(both(still), base(still), rtol=0, atol=1e-4)
+
+
+def test_jitter_is_smooth_in_a_frame_and_new_in_every_frame() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(4, 3, 16, 32, 40) * torch.arange(1, 17).view(16, 1, 1)
+    noise = jitter(features, 0.5) - features
+    deviation = noise.std((0, 1, 3, 4)) / torch.arange(1, 17)
+    # The share drawn for a frame is uniform from 0 to 2: its square is 4/3 on average.
+    assert (deviation - 0.5 * (4 / 3) ** 0.5).abs().max() < 0.2
+
+    def correlation(one: Tensor, other: Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
+
+    assert correlation(noise[..., 1:], noise[..., :-1]) > 0.8
+    assert abs(correlation(noise[:, 0], noise[:, 1])) < 0.1
 
 
 def test_fixed_parts_are_in_evaluation_mode_while_others_train(tmp_path: Path) -> None:
@@ -447,5 +482,5 @@ def test_training_shows_the_network_the_size_it_will_see(make_shapes: Callable[.
     nearest = cv2.resize(labels, (64, 64), interpolation=cv2.INTER_NEAREST_EXACT)
     assert torch.equal(clip.labels, torch.from_numpy(nearest).long())
     assert clip.images is not None
-    expected = torch.from_numpy(shrink(image, 64)).permute(2, 0, 1).float()
+    expected = torch.from_numpy(resize(image, 64)).permute(2, 0, 1).float()
     assert (clip.images[0].float() - expected).abs().mean() < 1

@@ -20,7 +20,7 @@ from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, Checkpoint
 from stmem_ros.files import whole_file
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
-from stmem_ros.preprocess import network_size
+from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
@@ -107,7 +107,7 @@ def measure(
 ) -> None:
     """Segment every frame whole by every row, and count.
 
-    Images are shrunk to the checkpoint's `short_side`; logits go straight to the size of the label image. What rows
+    Images are resized to the checkpoint's `short_side`; logits go straight to the size of the label image. What rows
     have in common is computed once: the base features of an image, and the fused features of a window.
     Raises DatasetError where a file cannot be used.
     """
@@ -151,14 +151,17 @@ def networks_of(checkpoints: list[Path]) -> list[tuple[Path, VideoSegmenter, Che
     return sorted(kept, key=lambda row: ROWS.index(row_name(row[2].config))) + own
 
 
-def rows_of(checkpoints: list[Path], window: str, spec: DatasetSpec) -> list[Row]:
+def rows_of(checkpoints: list[Path], window: str, spec: DatasetSpec, short_side: int = 0) -> list[Row]:
     """The rows that the checkpoints give, in their order; with `window` "both", causal ones after centred ones.
 
+    `short_side` above 0 stands for that of the checkpoints.
     Raises CheckpointError, and EvaluationError where a checkpoint has other classes or its row is there already.
     """
     rows: dict[str, Row] = {}
     for path, model, info in networks_of(checkpoints):
         require_classes(info.labels, spec, str(path))
+        if short_side:
+            info = dataclasses.replace(info, short_side=short_side)
         for causal in WINDOWS[window] if model.stf is not None else (False,):
             row = Row(model, info, causal, path)
             if row.name in rows:
@@ -210,7 +213,11 @@ def run(options: argparse.Namespace) -> None:
     beside = _window_config(options)
     _prepare_outputs(options)
     spec = load_spec(options.dataset)
-    rows = rows_of(options.checkpoint, options.window, spec)
+    if options.short_side and options.short_side < SMALLEST_SIDE:
+        raise EvaluationError(
+            f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
+        )
+    rows = rows_of(options.checkpoint, options.window, spec, options.short_side)
     frames = list_frames(spec, options.root, options.split)
     windows = Windows(list_images(spec, options.root, options.split), spec, beside)
     pixels = class_pixels(frames, spec).sum(0)
@@ -272,7 +279,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--offset", type=int, default=1, help="frame numbers from neighbour to neighbour in a window (default: 1)"
     )
     parser.add_argument(
-        "--reach", type=float, default=1.0, help="seconds beyond which a frame is no neighbour (default: 1)"
+        "--reach", type=float, default=0.5, help="seconds beyond which a frame is no neighbour (default: 0.5)"
+    )
+    parser.add_argument(
+        "--short-side",
+        type=int,
+        default=0,
+        help="resize images to this height or width, whichever is less, as the node's parameter of that name does "
+        "(default: 0, as the checkpoint was trained)",
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file, percentages")
     parser.add_argument("--pictures", type=Path, help=f"write {', '.join(PICTURES)} into this folder")

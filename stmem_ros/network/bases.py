@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from stmem_ros.network import efficientnet_lite
@@ -29,19 +32,19 @@ class BaseNetwork(nn.Module):
         return self.forward_with_deep(images)[0]
 
 
-class EfficientNetLite0Pyramid(BaseNetwork):
-    """EfficientNet-Lite0 at stride 16 under a pyramid-pooling head whose features lie at stride 8."""
+class EfficientNetLitePyramid(BaseNetwork):
+    """EfficientNet-Lite at stride 16 under a pyramid-pooling head whose features lie at stride 8."""
 
     channels = 128
     stride = 8
-    deep_channels = efficientnet_lite.EfficientNetLite0.channels[-1]
     mean = efficientnet_lite.MEAN
     std = efficientnet_lite.STD
 
-    def __init__(self) -> None:
+    def __init__(self, variant: str) -> None:
         super().__init__()
-        self.backbone = efficientnet_lite.EfficientNetLite0()
+        self.backbone = efficientnet_lite.EfficientNetLite(variant)
         _, stride4, stride8, stride16 = self.backbone.channels
+        self.deep_channels = stride16
         self.head = PyramidHead(stride4, stride8, stride16, self.channels)
 
     def forward_with_deep(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +52,10 @@ class EfficientNetLite0Pyramid(BaseNetwork):
         return self.head(stride4, stride8, stride16), stride16
 
 
-BASES: dict[str, type[BaseNetwork]] = {"efficientnet_lite0": EfficientNetLite0Pyramid}
+BASES: dict[str, Callable[[], BaseNetwork]] = {
+    f"efficientnet_{variant}": functools.partial(EfficientNetLitePyramid, variant)
+    for variant in efficientnet_lite.SCALES
+}
 
 
 def build_base(name: str) -> BaseNetwork:

@@ -22,7 +22,14 @@ def _is_count(value: object, most: int = LARGEST) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class STFConfig:
-    """Spatial-temporal fusion (paper, section 3.2). Grids and blocks are (rows, columns) of feature cells."""
+    """Spatial-temporal fusion (paper, section 3.2). Grids and blocks are (rows, columns) of the cells it sees.
+
+    `stride` 1 is the paper's: it sees every feature, and its output takes the feature's place. With a larger
+    stride it sees means over `stride` x `stride` features, a `stride`**2-th of the arithmetic, and its output
+    is added to the window's mean at each place. In that mean a frame weighs exp(`sharpness` * correlation with
+    the query's feature), less by exp(-`fading`) for each frame beyond the query's neighbours: zeros are the plain
+    mean, which is steady but smears what moves; a large sharpness keeps the query.
+    """
 
     block: tuple[int, int] = (16, 16)
     positional_grid: tuple[int, int] = (128, 256)
@@ -31,6 +38,9 @@ class STFConfig:
     heads: int = 2
     feedforward: int = 256
     dropout: float = 0.1
+    stride: int = 1
+    sharpness: float = 2.0
+    fading: float = 2.0
 
     def __post_init__(self) -> None:
         for field in ("block", "positional_grid"):
@@ -42,7 +52,13 @@ class STFConfig:
                 f"two whole numbers from 1 to {LARGEST}, rows and columns",
             )
             object.__setattr__(self, field, tuple(pair))
-        for field, most in (("frames", DEEPEST), ("depth", DEEPEST), ("heads", LARGEST), ("feedforward", LARGEST)):
+        for field, most in (
+            ("frames", DEEPEST),
+            ("depth", DEEPEST),
+            ("heads", LARGEST),
+            ("feedforward", LARGEST),
+            ("stride", 8),
+        ):
             value = getattr(self, field)
             _require(_is_count(value, most), f"stf.{field}", value, f"a whole number from 1 to {most}")
         _require(
@@ -51,6 +67,9 @@ class STFConfig:
             self.dropout,
             "at least 0 and below 1",
         )
+        for field in ("sharpness", "fading"):
+            value = getattr(self, field)
+            _require(isinstance(value, (int, float)) and 0 <= value <= 1000, f"stf.{field}", value, "from 0 to 1000")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +78,14 @@ class MARConfig:
 
     `memory_classes` classes have a memory, each `hard_per_class` (K_L) keys and
     `values_per_class` values: 1 is the paper's one prototype a class; `hard_per_class`
-    gives every key a value of its own, as the authors' trained checkpoints have.
+    gives every key a value of its own, as the authors' trained checkpoints have. With `residual`
+    MAR's output is added to the features, and nothing at first; without, it replaces them, as in the paper.
     """
 
     memory_classes: int
     hard_per_class: int = 10
     values_per_class: int = 1
+    residual: bool = False
 
     def __post_init__(self) -> None:
         for field in ("memory_classes", "hard_per_class"):
@@ -76,6 +97,7 @@ class MARConfig:
             self.values_per_class,
             f"1 or hard_per_class ({self.hard_per_class})",
         )
+        _require(isinstance(self.residual, bool), "mar.residual", self.residual, "true or false")
 
 
 @dataclasses.dataclass(frozen=True)

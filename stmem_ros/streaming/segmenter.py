@@ -27,7 +27,7 @@ class StreamConfig:
     `window` is `causal` (each frame is labelled at once, from itself and those before it) or `centered`
     (from its neighbours on both sides, as in the paper: its label comes one frame later). A gap between
     stamps above `max_gap` seconds forgets the window. `short_side` is what the lesser side of the network's
-    image is shrunk to, in pixels, where it is larger: 0 takes the checkpoint's, -1 leaves the camera's own.
+    image becomes, in pixels: 0 takes the checkpoint's, -1 leaves the camera's own.
     """
 
     window: Literal["causal", "centered"] = "causal"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.labels import IGNORE_INDEX
-from stmem_ros.preprocess import shrink
+from stmem_ros.preprocess import resize
 
 Image = NDArray[np.uint8]
 
@@ -23,7 +23,8 @@ class AugmentConfig:
 
     With probability `rare_crop` a crop is placed over a pixel of a class drawn with equal
     chances, which shows rare classes more often. `color` is the largest relative change of
-    brightness, contrast and saturation.
+    brightness, contrast and saturation. `mix` is the probability that things of another image are pasted
+    into a crop in stage 1 (`paste_classes`).
     """
 
     crop: tuple[int, int] = (288, 384)
@@ -33,11 +34,12 @@ class AugmentConfig:
     color: float = 0.4
     blur: float = 0.15
     noise: float = 0.15
+    mix: float = 0.0
 
 
-def shrunk(image: Image, labels: Image, short_side: int) -> tuple[Image, Image]:
-    """A labelled image at the size that the network will see it in (`stmem_ros.preprocess.shrink`)."""
-    image = shrink(image, short_side)
+def resize_labelled(image: Image, labels: Image, short_side: int) -> tuple[Image, Image]:
+    """A labelled image at the size that the network will see it in (`stmem_ros.preprocess.resize`)."""
+    image = resize(image, short_side)
     if labels.shape != image.shape[:2]:
         labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return image, labels
@@ -53,6 +55,20 @@ def random_crop(image: Image, labels: Image, config: AugmentConfig, random: np.r
     cropped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
     cropped_labels = cv2.warpAffine(labels, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE_INDEX)
     return change_look(cropped, config, random), cropped_labels
+
+
+def paste_classes(
+    crop: tuple[Image, Image], other: tuple[Image, Image], random: np.random.Generator
+) -> tuple[Image, Image]:
+    """A crop and its labels with the pixels of some classes of another over it: each class with a chance of a half.
+
+    Things then appear before backgrounds that they were never filmed with (ClassMix, Olsson et al., WACV 2021).
+    """
+    (image, labels), (other_image, other_labels) = crop, other
+    chosen = random.random(IGNORE_INDEX + 1) < 0.5
+    chosen[IGNORE_INDEX] = False
+    pasted = chosen[other_labels]
+    return np.where(pasted[..., None], other_image, image), np.where(pasted, other_labels, labels)
 
 
 def crop_matrix(labels: Image, config: AugmentConfig, random: np.random.Generator) -> NDArray[np.float64]:

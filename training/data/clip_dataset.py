@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stmem_ros.labels import IGNORE_INDEX
-from stmem_ros.preprocess import shrink
-from training.data.augment import AugmentConfig, Image, crop_matrix, degraded, random_look, recolored, shrunk
+from stmem_ros.preprocess import resize
+from training.data.augment import AugmentConfig, Image, crop_matrix, degraded, random_look, recolored, resize_labelled
 from training.data.clips import Windows
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
 
@@ -108,7 +108,7 @@ class ClipDataset(Dataset):
             variant %= self.clips.variants
             name = f"{index}-{variant}"
         random = np.random.default_rng((self.seed, variant, index))
-        image, labels = shrunk(*read_frame(frame, self.spec), self.short_side)
+        image, labels = resize_labelled(*read_frame(frame, self.spec), self.short_side)
         query = self.length - 1 if random.random() < self.clips.causal else self.length // 2
         matrix = crop_matrix(labels, self.augment, random)
         features = self.cached(name) if name else None
@@ -133,7 +133,7 @@ class ClipDataset(Dataset):
             motion = random_motion(self.augment.crop, self.clips, random)
         elif kind >= self.clips.pseudo + self.clips.still:
             paths = self.windows.around(frame, self.length, query)
-            images = [image if path == frame.image else shrink(read_image(path), self.short_side) for path in paths]
+            images = [image if path == frame.image else resize(read_image(path), self.short_side) for path in paths]
             # Frames of another size are no neighbours.
             images = [other if other.shape == image.shape else image for other in images]
         moved = move(images, query, np.vstack([matrix, [0, 0, 1]]), motion, self.augment.crop)

@@ -21,7 +21,7 @@ class WindowConfig:
     """
 
     offset: int = 1
-    reach: float = 1.0
+    reach: float = 0.5
 
     def __post_init__(self) -> None:
         if self.offset < 1:

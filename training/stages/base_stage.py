@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import Classifier, upsample
-from stmem_ros.preprocess import shrink
-from training.data.augment import AugmentConfig, random_crop, shrunk
+from stmem_ros.preprocess import resize
+from training.data.augment import AugmentConfig, Image, paste_classes, random_crop, resize_labelled
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.stages.losses import SegmentationLoss
@@ -58,10 +58,15 @@ class CropDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         random = np.random.default_rng((self.seed, self.epoch(), index))
-        image, labels = random_crop(
-            *shrunk(*read_frame(self.frames[index], self.spec), self.short_side), self.augment, random
-        )
+        crop = self._crop(index, random)
+        if random.random() < self.augment.mix:
+            crop = paste_classes(crop, self._crop(int(random.integers(len(self.frames))), random), random)
+        image, labels = crop
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(labels).long()
+
+    def _crop(self, index: int, random: np.random.Generator) -> tuple[Image, Image]:
+        frame = resize_labelled(*read_frame(self.frames[index], self.spec), self.short_side)
+        return random_crop(*frame, self.augment, random)
 
 
 class WholeImageDataset(Dataset):
@@ -75,7 +80,7 @@ class WholeImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, labels = read_frame(self.frames[index], self.spec)
-        return torch.from_numpy(shrink(image, self.short_side)).permute(2, 0, 1), torch.from_numpy(labels).long()
+        return torch.from_numpy(resize(image, self.short_side)).permute(2, 0, 1), torch.from_numpy(labels).long()
 
 
 def class_weights(pixels: NDArray[np.int64]) -> Tensor:

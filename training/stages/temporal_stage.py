@@ -9,11 +9,13 @@ from typing import Literal
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
-from stmem_ros.preprocess import shrink
+from stmem_ros.network.stf import frame_of
+from stmem_ros.preprocess import resize
 from training.data.clip_dataset import Clip
 from training.data.clips import Windows
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
@@ -30,6 +32,8 @@ class TemporalStageConfig:
         rate: highest learning rate of AdamW
         memory_rate: that of MAR's keys and values
         gradient_clip: largest norm of the gradient
+        feature_noise: `jitter` on each frame's features, in their standard deviations: what is learnt on images
+            that the fixed part knows by heart must still hold where it wavers
         cache_gb: disk for features of the frozen part, in GB; 0 computes them anew
     """
 
@@ -40,6 +44,7 @@ class TemporalStageConfig:
     weight_decay: float = 0.01
     ema_decay: float = 0.985
     gradient_clip: float = 1.0
+    feature_noise: float = 0.0
     dice_weight: float = 0.5
     validate_every: int = 4
     workers: int = 1
@@ -73,9 +78,24 @@ class WindowDataset(Dataset):
             return Clip(None, features, torch.from_numpy(labels).long(), query, name)
         images = [read_image(path) for path in self.windows.around(frame, self.length, query)]
         images = [other if other.shape == image.shape else image for other in images]
-        images = [shrink(other, self.short_side) for other in images]
+        images = [resize(other, self.short_side) for other in images]
         clip = torch.stack([torch.from_numpy(other).permute(2, 0, 1) for other in images])
         return Clip(clip, None, torch.from_numpy(labels).long(), query, name)
+
+
+def jitter(features: Tensor, strength: float) -> Tensor:
+    """Features `(..., C, h, w)` plus noise that is smooth over about four cells and new in every frame.
+
+    Per channel, its standard deviation is that of the batch's features times `strength` times a number from 0 to 2
+    drawn for each frame. Neighbouring cells err together, so only other frames (or the memory) can tell.
+    """
+    frames = features.flatten(0, -4)
+    coarse = torch.randn(*frames.shape[:2], *(-(-side // 4) for side in frames.shape[-2:]), device=frames.device)
+    # Interpolation takes about a third of the noise's deviation away.
+    noise = 1.5 * F.interpolate(coarse, frames.shape[-2:], mode="bilinear", align_corners=False)
+    amount = 2 * strength * torch.rand(len(frames), 1, 1, 1, device=frames.device)
+    deviation = frames.std((0, 2, 3), keepdim=True)
+    return (frames + amount * deviation * noise).view_as(features)
 
 
 class TemporalStage(L.LightningModule):
@@ -116,33 +136,43 @@ class TemporalStage(L.LightningModule):
         return self
 
     @torch.no_grad()
-    def _fixed(self, clip: Clip) -> Tensor:
-        """What the fixed part says of a clip: the window's features for `stf`, the query's for `mar`."""
-        if clip.features is not None:
-            return clip.features.to(self.device)
-        assert clip.images is not None
-        images = clip.images.to(self.device)
+    def _fixed(self, clips: list[Clip]) -> Tensor:
+        """What the fixed part says of each clip: the window's features for `stf`, the query's for `mar`."""
+        new = [clip for clip in clips if clip.features is None]
+        computed = iter(self._compute(new) if new else ())
+        fixed = []
+        for clip in clips:
+            features = clip.features
+            if features is None:
+                features = next(computed)
+                if clip.name is not None:
+                    self.cache.put(clip.name, features)
+                    features = self.cache.rounded(features)
+            fixed.append(features.to(self.device))
+        return torch.stack(fixed)
+
+    def _compute(self, clips: list[Clip]) -> Tensor:
+        """As `_fixed`, of clips that come with images."""
         alone = self.part == "mar" and self.model.stf is None
-        if alone:
-            images = images[clip.query : clip.query + 1]
+        images = torch.stack([clip.images for clip in clips if clip.images is not None]).to(self.device)
+        queries = torch.tensor([clip.query for clip in clips], device=self.device)
+        images = frame_of(images, queries)[:, None] if alone else images
+        frames = images.flatten(0, 1)
         # Windows that repeat a frame need its features once.
-        images, places = torch.unique_consecutive(images.flatten(1), dim=0, return_inverse=True)
-        images = images.unflatten(1, clip.images.shape[1:])
-        normalized = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features = self.model.features(normalized)[places]
-        if alone:
-            features = features[0]
-        elif self.part == "mar":
-            assert self.model.stf is not None
-            features = self.model.stf(features[None], clip.query)[0]
-        if clip.name is not None:
-            self.cache.put(clip.name, features)
-            features = self.cache.rounded(features)
-        return features
+        new = torch.ones(len(frames), dtype=torch.bool, device=self.device)
+        new[1:] = (frames[1:] != frames[:-1]).flatten(1).any(1)
+        places = new.cumsum(0) - 1
+        normalized = ((frames[new].float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        windows = self.model.features(normalized)[places].unflatten(0, images.shape[:2])
+        if self.part == "stf":
+            return windows
+        return windows[:, 0] if self.model.stf is None else self.model.stf(windows, queries)
 
     def logits(self, clips: list[Clip]) -> Tensor:
         """Low-resolution logits of each clip's query; clips of a batch are of one size."""
-        fixed = torch.stack([self._fixed(clip) for clip in clips])
+        fixed = self._fixed(clips)
+        if self.training and self.config.feature_noise:
+            fixed = jitter(fixed, self.config.feature_noise)
         if self.part == "stf":
             assert self.model.stf is not None
             fixed = self.model.stf(fixed, torch.tensor([clip.query for clip in clips], device=self.device))
