@@ -49,6 +49,8 @@ def start(context):
 
     given = {name: value(name) for name in PARAMETER_ARGUMENTS if value(name)}
     if "short_side" in given:
+        if not given["short_side"].lstrip("-").isdigit():
+            raise ValueError(f"short_side:={given['short_side']} is no number of pixels; give one, such as 360")
         given["short_side"] = int(given["short_side"])
     for name in ("autostart", "use_sim_time"):
         if name in given:

@@ -305,6 +305,7 @@ class TestWindow:
     ) -> None:
         numbered(*(f"drive_{number}" for number in range(5)))
         monkeypatch.setattr(command, "load_checkpoint", lambda _: (model, self.info))
+        monkeypatch.setattr(command, "load_rows", lambda _: {})
         assert run(*options) == 0
         assert {(*window, query) for window, query in model.stf.windows} == windows
 
