@@ -11,15 +11,19 @@ from torch import Tensor
 from stmem_ros.checkpoint import Normalization
 
 SMALLEST_SIDE = 64
+# Enlarging ends where the longer side is this many times `short_side`: a strip would take all memory there is.
+LARGEST_ASPECT = 4
 
 
 def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """`(height, width)` with the aspect of `size`, its lesser side `short_side` pixels (0: as it is).
 
-    Small images are made larger too: a network knows things at the size that it saw them in. No side is below
-    64 pixels, the least a network takes.
+    Small images are made larger too, their longer side up to 4 * `short_side`: a network knows things at the size
+    that it saw them in. No side is below 64 pixels, the least a network takes.
     """
-    scale = short_side / min(size) if short_side else 1.0
+    scale = 1.0
+    if short_side:
+        scale = min(short_side / min(size), max(LARGEST_ASPECT * short_side / max(size), 1.0))
     height, width = (max(round(side * scale), SMALLEST_SIDE) for side in size)
     return height, width
 

@@ -195,6 +195,10 @@ def test_memory_does_not_grow_with_the_stream(pixel_base: str) -> None:
         ((272, 640), 360, (360, 847)),
         ((540, 960), 0, (540, 960)),
         ((50, 80), 0, (64, 80)),
+        ((4, 4000), 600, (64, 4000)),  # a strip: enlarging it would take all memory there is
+        ((3000, 2), 600, (3000, 64)),
+        ((100, 1000), 360, (144, 1440)),
+        ((50, 4000), 32, (64, 2560)),
     ],
 )
 def test_the_network_sees_the_asked_short_side_at_the_cameras_aspect(

@@ -32,3 +32,7 @@ def test_all_stages_train_on_the_street_and_stf_gains_over_the_base(tmp_path: Pa
     network, _ = load_checkpoint(run / "model.safetensors")
     assert network.stf is not None and network.mar is not None
     assert set(load_rows(run / "model.safetensors")) == {"base", "stf"}
+    # What later stages leave as it is, to the last bit, is kept once.
+    size = {name: (run / name).stat().st_size for name in ("base/base.safetensors", "mar/mar.safetensors")}
+    grown = (run / "model.safetensors").stat().st_size - size["mar/mar.safetensors"]
+    assert grown < 0.1 * size["base/base.safetensors"]
