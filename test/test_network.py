@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stmem_ros.network import BASES, MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_base, build_segmenter
-from stmem_ros.network.efficientnet_lite import EfficientNetLite, SameConv2d, load_imagenet
+from stmem_ros.network.bases.efficientnet_lite import EfficientNetLite, SameConv2d, load_imagenet
 from stmem_ros.network.segmenter import count_parameters, empty_segmenter
 
 ODD_SIZES = [(64, 64), (65, 71), (97, 130)]

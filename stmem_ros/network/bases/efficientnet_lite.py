@@ -92,6 +92,7 @@ class EfficientNetLite(nn.Module):
     """
 
     strides = (2, 4, 8, 16)
+    mean, std = MEAN, STD
 
     def __init__(self, variant: str = "lite0") -> None:
         super().__init__()
