@@ -1,8 +1,7 @@
-"""Every base network, and the composed network in every row of the paper's table 3, at any size."""
+"""The composed network in every row of the paper's table 3, at any size."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stmem_ros.network import BASES, MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_base, build_segmenter
+from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_segmenter
 from stmem_ros.network.bases.efficientnet_lite import EfficientNetLite, SameConv2d, load_imagenet
 from stmem_ros.network.segmenter import count_parameters, empty_segmenter
 
@@ -43,50 +42,6 @@ def assert_every_parameter_learns(module: nn.Module, output: Tensor) -> None:
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
-
-
-@pytest.mark.parametrize("name", BASES)
-class TestEveryBase:
-    @pytest.mark.parametrize("size", ODD_SIZES)
-    @torch.inference_mode()
-    def test_states_its_channels_and_stride(self, name: str, size: tuple[int, int]) -> None:
-        base = build_base(name).eval()
-        features, deep = base.forward_with_deep(torch.randn(1, 3, *size))
-        assert features.shape == (1, base.channels, *(math.ceil(side / base.stride) for side in size))
-        assert deep.shape[1] == base.deep_channels
-
-    def test_states_its_normalisation(self, name: str) -> None:
-        base = build_base(name)
-        assert len(base.mean) == len(base.std) == 3
-        assert min(base.std) > 0
-
-    def test_every_parameter_learns(self, name: str) -> None:
-        base = build_base(name).train()
-        assert_every_parameter_learns(base, base(torch.randn(2, 3, 65, 71)))
-
-    @torch.inference_mode()
-    def test_is_deterministic_in_evaluation(self, name: str) -> None:
-        base, images = build_base(name).eval(), torch.randn(1, 3, 64, 64)
-        assert torch.equal(base(images), base(images))
-
-    @torch.inference_mode()
-    def test_a_batch_equals_its_images_one_by_one(self, name: str) -> None:
-        base, images = build_base(name).eval(), torch.randn(2, 3, 65, 71)
-        torch.testing.assert_close(base(images), torch.cat([base(image[None]) for image in images]), rtol=0, atol=1e-4)
-
-    @torch.inference_mode()
-    def test_saved_and_loaded_it_is_the_same(self, name: str) -> None:
-        base, images, file = build_base(name).eval(), torch.randn(1, 3, 64, 64), io.BytesIO()
-        torch.save(base.state_dict(), file)
-        file.seek(0)
-        other = build_base(name).eval()
-        other.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(base(images), other(images))
-
-
-def test_an_unknown_base_is_named_beside_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'resnet'.*efficientnet_lite0"):
-        build_base("resnet")
 
 
 @pytest.mark.parametrize("name", ROWS)
