@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["stmem_ros", "stmem_ros.*", "training", "training.*"]),
     package_data={
         "stmem_ros": ["models/*.safetensors", "py.typed"],
-        "training": ["configs/*.yaml", "datasets/*.yaml"],
+        "training": ["configs/*.yaml", "configs/paper/*.yaml", "datasets/*.yaml", "datasets/*/*.txt"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
@@ -37,6 +37,8 @@ setup(
             "build_memory = training.build_memory:main",
             "check_dataset = training.check_dataset:main",
             "extract_bag = training.extract_bag:main",
+            "extract_film = training.extract_film:main",
+            "import_weights = training.import_weights:main",
         ]
     },
 )

@@ -13,7 +13,7 @@ CHECK
 importable() { (cd / && "$python" -c "import $1") 2>/dev/null; }
 torch=$(importable torch && echo found || echo missing)
 rclpy=$(importable rclpy && echo found || echo missing)
-wanted="$(cksum < requirements.txt) $("$python" --version) torch $torch rclpy $rclpy"
+wanted="$(cat requirements*.txt | cksum) $("$python" --version) torch $torch rclpy $rclpy"
 [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
 
 skip='^$'
@@ -30,4 +30,6 @@ fi
 grep -Ev "$skip" requirements.txt > .venv/requirements.txt
 echo "setup: installing into .venv (a few minutes the first time)" >&2
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt >&2
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/libraries \
+    -r requirements-libraries.txt >&2 || echo "setup: tests against timm and torchvision will be skipped" >&2
 echo "$wanted" > .venv/installed

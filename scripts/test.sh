@@ -8,3 +8,5 @@ ruff check .
 ruff format --check .
 mypy
 python -m pytest "$@"
+# With the libraries that lie aside.
+[ $# -gt 0 ] || PYTHONPATH=.venv/libraries python -m pytest test/libraries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -85,6 +86,24 @@ def test_a_flip_mirrors_both() -> None:
     flipped, flipped_labels = random_crop(image, labels, config, rng(0))
     assert np.array_equal(flipped, image[:, ::-1])
     assert np.array_equal(flipped_labels, labels[:, ::-1])
+
+
+@pytest.mark.parametrize(("size", "crop"), [((64, 128), (48, 96)), ((90, 120), (90, 120)), ((1024, 2048), (768, 1536))])
+def test_a_crop_as_large_as_the_zoomed_image_shows_it_whole_flipped_or_not(
+    size: tuple[int, int], crop: tuple[int, int]
+) -> None:
+    """How the paper's images come: at 0.75 of their size, nothing cut off, nothing added, every other one mirrored."""
+    image, labels = fields_image(size)
+    zoom = crop[0] / size[0]
+    config = dataclasses.replace(MOVES, crop=crop, scale=(zoom, zoom), rare_crop=0.0)
+    seen = [random_crop(image, labels, config, rng(seed)) for seed in range(6)]
+    assert all((cropped != IGNORE_INDEX).all() for _, cropped in seen)
+    kinds = {pixels.tobytes(): (pixels, cropped) for pixels, cropped in seen}
+    assert len(kinds) == 2
+    small = cv2.resize(labels, crop[::-1], interpolation=cv2.INTER_NEAREST)
+    edges = [int((cropped != other).sum()) for _, cropped in kinds.values() for other in (small, small[:, ::-1])]
+    # One is the resized image and the other its mirror image, but for a pixel where fields meet.
+    assert sorted(count > small.size / 10 for count in edges) == [False, False, True, True]
 
 
 def test_flips_and_zooms_come_as_often_as_asked() -> None:

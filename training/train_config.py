@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from stmem_ros.network import SegmenterConfig
 from training.data.augment import AugmentConfig
@@ -39,6 +39,7 @@ class TrainConfig:
         dataset: a name from training/datasets, or the path of one's own YAML file
         root: the folder that the data set lies in
         network: base network, classes, optional modules
+        pretrained: a backbone's weights, from training.import_weights; the efficientnet_lite bases bring their own
         start_from: a checkpoint whose base network and classifier stand for stage 1
         seed: of weights, order and augmentation
         short_side: height or width of the training images, whichever is less, in pixels
@@ -66,6 +67,7 @@ class TrainConfig:
     dataset: str
     root: str
     network: SegmenterConfig
+    pretrained: str | None = None
     start_from: str | None = None
     seed: int = 1
     short_side: int = 360
@@ -101,3 +103,9 @@ def settings_parser() -> ArgumentParser:
     )
     parser.add_class_arguments(TrainConfig, as_group=True)
     return parser
+
+
+def instantiated(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
+    """What the parser of `settings_parser` read, as settings. Raises ValueError where one is out of range."""
+    settings = parser.instantiate(parsed).as_dict()
+    return TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})

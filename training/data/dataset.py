@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset_spec import DatasetSpec, load_spec, require_classes
+from training.data.dataset_spec import DATASETS, DatasetSpec, load_spec, require_classes
 from training.data.label_images import DatasetError, read_image, read_label_image
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Bytes: images up to this size are hashed whole, of others this much at either end.
+HASHED_WHOLE, HASHED_END = 2**20, 2**16
 
 Images = dict[str, dict[int, Path]]
 
@@ -80,7 +82,8 @@ def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
         problems.append(f"{frames_folder} holds no images; data set {spec.name} has its {split} split there")
     wanted = found
     if spec.list_file is not None:
-        file = root / spec.list_file.format(split=split)
+        places = [folder / spec.list_file.format(split=split) for folder in (root, DATASETS)]
+        file = next((place for place in places if place.is_file()), places[0])
         wanted = list(_listed(file, root, labels_folder, images, spec, problems))
         images = {frame.sequence: images.get(frame.sequence, {}) for frame in wanted}
         for frame in wanted:
@@ -195,11 +198,17 @@ def _listed(
             problems.append(f"{where} names {fields[0]}, which is no frame of data set {spec.name} in {root}")
         elif (frame.sequence, frame.number) in seen:
             problems.append(f"{where} names frame {frame.number} of sequence {frame.sequence} again")
-        elif len(fields) == 2 and not (root / fields[1]).is_file():
-            problems.append(f"{where} names label image {fields[1]}, which is no file in {root}")
+        elif len(fields) == 2:
+            places = (root / fields[1], labels_folder / fields[1])
+            labels = next((place for place in places if place.is_file()), None)
+            if labels is None:
+                problems.append(f"{where} names label image {fields[1]}, which is no file in {root}")
+                continue
+            seen.add((frame.sequence, frame.number))
+            yield dataclasses.replace(frame, labels=labels)
         else:
             seen.add((frame.sequence, frame.number))
-            yield frame if len(fields) == 1 else dataclasses.replace(frame, labels=root / fields[1])
+            yield frame
 
 
 def read_labels(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
@@ -231,11 +240,22 @@ def class_pixels(frames: list[LabelledFrame], spec: DatasetSpec) -> NDArray[np.i
 
 
 def fingerprint(frames: list[LabelledFrame]) -> dict[str, Any]:
-    """What a training run saw: the number of frames, the sequences, and a hash over names and file contents."""
+    """What a training run saw: the number of frames, the sequences, and a hash over names and file contents.
+
+    Of an image above 1 MiB (Cityscapes has 7 GB of them) the hash takes the size and both ends: a PNG ends with a
+    checksum of all its pixels, so another picture shows there too. Label images are hashed whole.
+    """
     digest = hashlib.sha256()
     for frame in frames:
         digest.update(frame.image.name.encode())
-        digest.update(frame.image.read_bytes())
+        size = frame.image.stat().st_size
+        if size <= HASHED_WHOLE:
+            digest.update(frame.image.read_bytes())
+        else:
+            with frame.image.open("rb") as file:
+                digest.update(f"{size}".encode() + file.read(HASHED_END))
+                file.seek(-HASHED_END, os.SEEK_END)
+                digest.update(file.read())
         digest.update(frame.labels.read_bytes())
     return {
         "frames": len(frames),

@@ -17,6 +17,8 @@ KEYS = (
     "classes",
     "void_ids",
     "void_colors",
+    "class_ids",
+    "extends",
     "frames",
     "labels",
     "name_pattern",
@@ -25,25 +27,30 @@ KEYS = (
     "unlabelled_frames",
     "frame_rate",
 )
-CLASS_KEYS = ("name", "color", "label_colors")
+CLASS_KEYS = ("name", "color", "label_colors", "label_ids")
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """A data set. `name` is its YAML file's; in a folder or list file `{split}` is filled in.
 
+    A file that says `extends: NAME` has the keys of that data set too, but for those that it gives itself (`null`
+    leaves one out).
+
     Args:
         labels: key `classes`: their names, and the colour that each is drawn in
-        coding: the values of a label image: ids in the order of `classes` and `void_ids`, or, for label images
-            of colours, each class's `label_colors` and `void_colors`
+        coding: the values of a label image: each class's `label_ids`, without them ids in the order of `classes`, and
+            `void_ids`; or, for label images of colours, each class's `label_colors` and `void_colors`. With the key
+            `class_ids: true` they are ids in the order of `classes` whatever the classes say
         frames_folder: key `frames`: a folder below the root; folders in it are looked through as well
         labels_folder: key `labels`: likewise
         name_pattern: a regular expression for a frame's file name without its ending, or for its folder's name
             (or several), `/` and that; with the groups `sequence` and `frame` (a number)
         label_name: the label image of a frame, below the labels' folder; `{name}`, which is all that
             `name_pattern` matched, and the pattern's groups are filled in
-        list_file: key `list`: a text file below the root of the split's frames: a line holds a frame's name or
-            its path below the root, and after a tab or space may hold the path of its label image
+        list_file: key `list`: a text file of the split's frames, below the root or else in training/datasets: a line
+            holds a frame's name or its path below the root, and after a tab or space may hold the path of its label
+            image below the root or the labels' folder
         unlabelled_frames: whether frames without a label image are allowed: they serve others as neighbours
         frame_rate: in Hz of the frame numbers, None where they count no time
     """
@@ -72,7 +79,7 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
         known = ", ".join(sorted(file.stem for file in DATASETS.glob("*.yaml")))
         raise DatasetError(f"{name_or_path} is neither a file nor a known data set ({known})")
     try:
-        return _spec(path.stem, yaml.safe_load(path.read_text()))
+        return _spec(path.stem, _document(path, ()))
     except (KeyError, TypeError, ValueError, AttributeError, re.error, yaml.YAMLError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DatasetError(f"{path} does not describe a data set: {reason}") from error
@@ -90,10 +97,25 @@ def require_classes(labels: LabelSet, spec: DatasetSpec, where: str) -> None:
             )
 
 
-def _spec(name: str, document: Any) -> DatasetSpec:
+def _document(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """The keys of a file and of those that it extends. Raises ValueError."""
+    if path in extended_by:
+        raise ValueError(f"{path} extends itself")
+    document = yaml.safe_load(path.read_text())
     if not isinstance(document, dict):
         raise ValueError(f"it must hold the keys {', '.join(KEYS)}")
     _check_keys(document, KEYS)
+    name = document.pop("extends", None)
+    if name is not None:
+        places = (path.parent / str(name), DATASETS / f"{name}.yaml")
+        base = next((place for place in places if place.is_file()), None)
+        if base is None:
+            raise ValueError(f"extends is {name!r}, which is neither a file beside it nor a known data set")
+        document = _document(base, (*extended_by, path)) | document
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _spec(name: str, document: dict[str, Any]) -> DatasetSpec:
     classes = document["classes"]
     for entry in classes:
         _check_keys(entry, CLASS_KEYS)
@@ -101,9 +123,6 @@ def _spec(name: str, document: Any) -> DatasetSpec:
     pattern = re.compile(document["name_pattern"])
     if not {"sequence", "frame"} <= set(pattern.groupindex):
         raise ValueError("name_pattern needs the groups (?P<sequence>...) and (?P<frame>...)")
-    unlabelled = document.get("unlabelled_frames", False)
-    if not isinstance(unlabelled, bool):
-        raise ValueError(f"unlabelled_frames is {unlabelled!r}; it must be true or false")
     frame_rate = None if document.get("frame_rate") is None else float(document["frame_rate"])
     if frame_rate is not None and not frame_rate > 0:
         raise ValueError(f"frame_rate is {frame_rate}; it must be above 0 Hz")
@@ -116,7 +135,7 @@ def _spec(name: str, document: Any) -> DatasetSpec:
         name_pattern=pattern,
         label_name=_label_name(document, pattern),
         list_file=_below_root(document, "list") if "list" in document else None,
-        unlabelled_frames=unlabelled,
+        unlabelled_frames=_flag(document, "unlabelled_frames"),
         frame_rate=frame_rate,
     )
 
@@ -125,6 +144,13 @@ def _check_keys(mapping: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in mapping:
         if key not in known:
             raise ValueError(f"key {key!r} is unknown; the known ones are {', '.join(known)}")
+
+
+def _flag(document: dict[str, Any], key: str) -> bool:
+    flag = document.get(key, False)
+    if not isinstance(flag, bool):
+        raise ValueError(f"{key} is {flag!r}; it must be true or false")
+    return flag
 
 
 def _below_root(document: dict[str, Any], key: str) -> str:
@@ -146,22 +172,19 @@ def _label_name(document: dict[str, Any], pattern: re.Pattern[str]) -> str:
 
 
 def _coding(document: dict[str, Any], labels: LabelSet) -> LabelCoding:
-    colored = any("label_colors" in entry for entry in document["classes"])
+    classes = document["classes"]
+    stated = {key for key in ("label_colors", "label_ids") for entry in classes if key in entry}
+    if len(stated) > 1:
+        raise ValueError("classes have label_colors and label_ids; a label image holds one or the other")
+    key = None if _flag(document, "class_ids") or not stated else stated.pop()
+    colored = key == "label_colors"
     useless = "void_ids" if colored else "void_colors"
     if useless in document:
         raise ValueError(f"{useless} means nothing {'beside' if colored else 'without'} the classes' label_colors")
-    if colored:
-        values = [
-            (_packed(color), label)
-            for label, entry in enumerate(document["classes"])
-            for color in entry["label_colors"]
-        ]
-        values += [(_packed(color), IGNORE_INDEX) for color in document.get("void_colors", ())]
-    else:
-        void_ids = [int(number) for number in document.get("void_ids", ())]
-        if not all(0 <= number <= 255 for number in void_ids):
-            raise ValueError(f"void_ids are {void_ids}; label ids are 0..255")
-        values = [(label, label) for label in range(len(labels))] + [(number, IGNORE_INDEX) for number in void_ids]
+    number = _packed if colored else _id
+    values = [(value, label) for label, entry in enumerate(classes) for value in (entry[key] if key else [label])]
+    values += [(value, IGNORE_INDEX) for value in document.get("void_colors" if colored else "void_ids", ())]
+    values = [(number(value), label) for value, label in values]
     coding = LabelCoding({}, colored)
     for value, label in values:
         first = coding.classes.setdefault(value, label)
@@ -169,6 +192,12 @@ def _coding(document: dict[str, Any], labels: LabelSet) -> LabelCoding:
             both = " and ".join("void" if each == IGNORE_INDEX else repr(labels.names[each]) for each in (first, label))
             raise ValueError(f"label {'colour' if colored else 'id'} {coding.text(value)} is both {both}")
     return coding
+
+
+def _id(number: Any) -> int:
+    if not isinstance(number, int) or not 0 <= number <= 255:
+        raise ValueError(f"a label id is {number!r}; it must be a whole number 0..255")
+    return number
 
 
 def _packed(color: Any) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,22 +21,23 @@ from training.data.augment import AugmentConfig, Image, paste_classes, random_cr
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.stages.losses import SegmentationLoss
+from training.stages.optimizer import Group, configure
+from training.stages.stage_config import StageConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseStageConfig:
-    """Settings of stage 1. The learning rates rise and fall once over all epochs; `ema_decay` averages weights."""
+class BaseStageConfig(StageConfig):
+    """Settings of stage 1.
 
-    epochs: int = 30
-    batch_size: int = 8
+    Args:
+        head_rate: highest learning rate of what is new
+        backbone_rate: that of the backbone, which comes from ImageNet
+        auxiliary_weight: of the auxiliary head's cross-entropy
+    """
+
     head_rate: float = 1.5e-3
     backbone_rate: float = 4e-4
-    weight_decay: float = 0.01
-    ema_decay: float = 0.985
-    dice_weight: float = 0.5
     auxiliary_weight: float = 0.4
-    validate_every: int = 3
-    workers: int = 1
 
 
 class CropDataset(Dataset):
@@ -91,7 +93,10 @@ def class_weights(pixels: NDArray[np.int64]) -> Tensor:
 
 
 class BaseStage(L.LightningModule):
-    """Trains `model.base` and `model.classifier` with cross-entropy, soft Dice, and an auxiliary head."""
+    """Trains `model.base` and `model.classifier` with cross-entropy, soft Dice, and an auxiliary head.
+
+    `weights` are the classes' in the cross-entropy, where `config` wants any.
+    """
 
     def __init__(self, model: VideoSegmenter, config: BaseStageConfig, weights: Tensor) -> None:
         super().__init__()
@@ -102,7 +107,7 @@ class BaseStage(L.LightningModule):
             nn.ReLU(),
             Classifier(64, len(weights)),
         )
-        self.loss = SegmentationLoss(weights, config.dice_weight)
+        self.loss = SegmentationLoss.of(config, weights)
         self.register_buffer("mean", torch.tensor(model.base.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.base.std).view(3, 1, 1), persistent=False)
         self.confusion = confusion_matrix(len(weights))
@@ -132,17 +137,11 @@ class BaseStage(L.LightningModule):
         self.log("val_miou", accuracy.miou, prog_bar=True)
         self.log("val_pixel_accuracy", accuracy.pixel_accuracy)
 
-    def configure_optimizers(self):  # type: ignore[no-untyped-def]
-        config = self.config
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         backbone = {id(parameter) for parameter in self.model.base.backbone.parameters()}
         groups = []
-        for rate, pretrained in ((config.backbone_rate, True), (config.head_rate, False)):
+        for rate, pretrained in ((self.config.backbone_rate, True), (self.config.head_rate, False)):
             ours = [p for p in self.parameters() if (id(p) in backbone) == pretrained and p.requires_grad]
-            # Weight decay is for matrices; norms and biases go without.
-            groups.append({"params": [p for p in ours if p.ndim > 1], "max_lr": rate})
-            groups.append({"params": [p for p in ours if p.ndim <= 1], "max_lr": rate, "weight_decay": 0.0})
-        rates = [group.pop("max_lr") for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=config.head_rate, weight_decay=config.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            groups.append(Group([p for p in ours if p.ndim > 1], rate, matrices=True))
+            groups.append(Group([p for p in ours if p.ndim <= 1], rate, matrices=False))
+        return configure(groups, self.config, int(self.trainer.estimated_stepping_batches))

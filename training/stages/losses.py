@@ -8,6 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from stmem_ros.labels import IGNORE_INDEX
+from training.stages.stage_config import StageConfig
 
 
 class SegmentationLoss(nn.Module):
@@ -24,6 +25,12 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
         self.dice_weight = dice_weight
         self.smoothing = smoothing
+
+    @classmethod
+    def of(cls, config: StageConfig, weights: Tensor) -> SegmentationLoss:
+        """The loss that a stage's settings ask for; `weights` are the classes', for those that want any."""
+        weights = weights if config.class_weights else torch.ones_like(weights)
+        return cls(weights, config.dice_weight, config.label_smoothing)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits `(N, classes, H, W)` and labels `(N, H, W)` of one size; 0 where no pixel is labelled."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -16,38 +17,36 @@ from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.network.stf import frame_of
 from stmem_ros.preprocess import resize
+from training.data.augment import AugmentConfig
 from training.data.clip_dataset import Clip
 from training.data.clips import Windows
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.stages.feature_cache import FeatureCache
 from training.stages.losses import SegmentationLoss
+from training.stages.optimizer import Group, configure
+from training.stages.stage_config import StageConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TemporalStageConfig:
-    """Settings of stage 2 (`stf`) or 3 (`mar`). The learning rate rises and falls once over all epochs.
+class TemporalStageConfig(StageConfig):
+    """Settings of stage 2 (`stf`) or 3 (`mar`).
 
     Args:
-        rate: highest learning rate of AdamW
+        rate: highest learning rate
         memory_rate: that of MAR's keys and values
-        gradient_clip: largest norm of the gradient
+        augment: random crops of this stage; those of the run where there are none
         feature_noise: `jitter` on each frame's features, in their standard deviations: what is learnt on images
             that the fixed part knows by heart must still hold where it wavers
         cache_gb: disk for features of the frozen part, in GB; 0 computes them anew
     """
 
     epochs: int = 24
-    batch_size: int = 8
+    validate_every: int = 4
     rate: float = 1e-3
     memory_rate: float = 1e-3
-    weight_decay: float = 0.01
-    ema_decay: float = 0.985
-    gradient_clip: float = 1.0
+    augment: AugmentConfig | None = None
     feature_noise: float = 0.0
-    dice_weight: float = 0.5
-    validate_every: int = 4
-    workers: int = 1
     cache_gb: float = 8.0
 
 
@@ -115,7 +114,7 @@ class TemporalStage(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.part, self.config, self.cache = model, part, config, cache
-        self.loss = SegmentationLoss(weights, config.dice_weight)
+        self.loss = SegmentationLoss.of(config, weights)
         self.register_buffer("mean", torch.tensor(model.base.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.base.std).view(3, 1, 1), persistent=False)
         self.confusion = confusion_matrix(len(weights))
@@ -199,18 +198,14 @@ class TemporalStage(L.LightningModule):
         self.log("val_miou", accuracy.miou, prog_bar=True)
         self.log("val_pixel_accuracy", accuracy.pixel_accuracy)
 
-    def configure_optimizers(self):  # type: ignore[no-untyped-def]
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config = self.config
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        memory = {name for name in trained if name in ("mar.keys", "mar.values")}
+        memory = [trained.pop(name) for name in ("mar.keys", "mar.values") if name in trained]
         groups = [
-            # Weight decay is for matrices; norms, biases, positions and the memory go without.
-            ([p for n, p in trained.items() if n not in memory and p.ndim in (2, 4)], config.rate, config.weight_decay),
-            ([p for n, p in trained.items() if n not in memory and p.ndim not in (2, 4)], config.rate, 0.0),
-            ([trained[n] for n in sorted(memory)], config.memory_rate, 0.0),
+            # Positions have more than four dimensions; they are no matrices, nor is the memory.
+            Group([p for p in trained.values() if p.ndim in (2, 4)], config.rate, matrices=True),
+            Group([p for p in trained.values() if p.ndim not in (2, 4)], config.rate, matrices=False),
+            Group(memory, config.memory_rate, matrices=False),
         ]
-        groups = [group for group in groups if group[0]]
-        optimizer = torch.optim.AdamW([{"params": p, "weight_decay": decay} for p, _, decay in groups], lr=config.rate)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate for _, rate, _ in groups], steps, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return configure(groups, config, int(self.trainer.estimated_stepping_batches))
