@@ -108,7 +108,7 @@ def test_a_network_that_is_right_scores_100(
     assert found["per_class_iou"] == {"ground": 100.0, "disc": 100.0, "box": 100.0}
     # This data set's numbers count no time.
     assert found["vc8"] is found["flow_consistency"] is None
-    about = {"dataset": "shapes", "split": "val", "frames": 3, "neighbors": {"offset": 1, "reach": 0.5}}
+    about = {"dataset": "shapes", "split": "val", "frames": 3, "neighbors": {"offset": 1, "reach": 0.5}, "slide": None}
     row = found.pop("rows")["base"]
     assert found == row | about
     assert (row["checkpoint"], row["window"]) == (str(checkpoint), None)

@@ -1,6 +1,7 @@
 """Measure networks on a labelled split: `python -m training.evaluate --dataset camvid --root DIR --split val`.
 
-Each checkpoint gives a row, base, stf, mar or both, as in the paper's table 3; all rows come from one pass.
+Each checkpoint gives a row, base, stf, mar or both, as in the paper's table 3, and baselines more beside them; all rows
+come from one pass.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import DeviceError, resolve_device
+from training.baselines import BASELINES, MissingLibraryError
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
@@ -35,11 +39,13 @@ from training.data.dataset import (
     read_image,
     require_classes,
 )
+from training.measure.baseline import Baseline, Fusion
 from training.measure.cost import Cost, cost_of
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.measure.quality import Quality
 from training.measure.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
 from training.measure.rows import ROWS, Networks, Row, row_name
+from training.measure.sliding import Slide
 from training.measure.temporal import MotionTracker
 
 LONGEST_STEP = 0.1
@@ -49,6 +55,10 @@ WINDOWS = {"centered": (False,), "causal": (True,), "both": (False, True)}
 
 class EvaluationError(Exception):
     """A request that cannot be met: one line with the reason."""
+
+
+# What `run` raises for a person.
+ERRORS = (CheckpointError, DatasetError, DeviceError, EvaluationError)
 
 
 class Tally:
@@ -103,15 +113,20 @@ def evaluate(
 
 @torch.inference_mode()
 def measure(
-    tallies: list[Tally], frames: list[LabelledFrame], spec: DatasetSpec, device: torch.device, windows: Windows
+    tallies: list[Tally],
+    frames: list[LabelledFrame],
+    spec: DatasetSpec,
+    device: torch.device,
+    windows: Windows,
+    slide: Slide | None = None,
 ) -> None:
-    """Segment every frame whole by every row, and count.
+    """Segment every frame by every row, whole or by a sliding window, and count.
 
-    Images are resized to the checkpoint's `short_side`; logits go straight to the size of the label image. What rows
-    have in common is computed once: the base features of an image, and the fused features of a window.
-    Raises DatasetError where a file cannot be used.
+    Images are resized to the checkpoint's `short_side`; logits go straight to the size of the label image, those of a
+    sliding window by way of the network's image. What rows have in common is computed once: the base features of an
+    image, and the fused features of a window. Raises DatasetError where a file cannot be used.
     """
-    networks = Networks([tally.row for tally in tallies], frames, device, windows)
+    networks = Networks([tally.row for tally in tallies], frames, device, windows, slide)
     tracker = MotionTracker() if any(tally.quality is not None for tally in tallies) else None
     for index, frame in enumerate(tqdm(frames, desc="evaluate", unit="frame", disable=None)):
         image, truth = read_frame(frame, spec)
@@ -120,6 +135,8 @@ def measure(
         motion = None if tracker is None else tracker.follow(image, consecutive)
         for tally, low in zip(tallies, networks.logits(index), strict=True):
             logits = upsample(low.contiguous(), (truth.shape[0], truth.shape[1]))
+            if tally.row.refinement is not None:
+                logits = tally.row.refinement.refine(logits[0], image)[None]
             predicted = labels_of(logits)
             tally.confusion.update(predicted, labels)
             if tally.quality is not None:
@@ -151,25 +168,81 @@ def networks_of(checkpoints: list[Path]) -> list[tuple[Path, VideoSegmenter, Che
     return sorted(kept, key=lambda row: ROWS.index(row_name(row[2].config))) + own
 
 
-def rows_of(checkpoints: list[Path], window: str, spec: DatasetSpec, short_side: int = 0) -> list[Row]:
+def rows_of(
+    checkpoints: list[Path],
+    window: str,
+    spec: DatasetSpec,
+    short_side: int = 0,
+    baselines: Sequence[Baseline] = (),
+) -> list[Row]:
     """The rows that the checkpoints give, in their order; with `window` "both", causal ones after centred ones.
 
-    `short_side` above 0 stands for that of the checkpoints.
-    Raises CheckpointError, and EvaluationError where a checkpoint has other classes or its row is there already.
+    `short_side` above 0 stands for that of the checkpoints. Each of `baselines` is a row after the row base.
+    Raises CheckpointError, and EvaluationError where a checkpoint has other classes or its row is there already, or
+    where baselines find no row base.
     """
     rows: dict[str, Row] = {}
     for path, model, info in networks_of(checkpoints):
         require_classes(info.labels, spec, str(path))
         if short_side:
             info = dataclasses.replace(info, short_side=short_side)
-        for causal in WINDOWS[window] if model.stf is not None else (False,):
-            row = Row(model, info, causal, path)
-            if row.name in rows:
-                raise EvaluationError(
-                    f"{rows[row.name].checkpoint} and {path} are both a row {row.name!r}: give one of them"
-                )
-            rows[row.name] = row
+        own = row_name(info.config)
+        for baseline in (None, *baselines) if own == "base" else (None,):
+            several = isinstance(baseline, Fusion) or model.stf is not None
+            for causal in WINDOWS[window] if several else (False,):
+                row = Row(model, info, causal, path, baseline)
+                if row.name in rows:
+                    raise EvaluationError(
+                        f"{rows[row.name].checkpoint} and {path} are both a row {row.name!r}: give one of them"
+                    )
+                rows[row.name] = row
+    if baselines and "base" not in rows:
+        raise EvaluationError(
+            f"--baseline needs a row base, and {', '.join(map(str, checkpoints))} gives {', '.join(rows)} alone: give "
+            "--checkpoint the base's file too (base/base.safetensors in the run's folder)"
+        )
     return list(rows.values())
+
+
+def _baselines(names: Sequence[str]) -> list[Baseline]:
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise EvaluationError(f"--baseline {unknown[0]} is not known; there are {', '.join(BASELINES)}")
+    try:
+        return [BASELINES[name]() for name in dict.fromkeys(names)]
+    except MissingLibraryError as error:
+        raise EvaluationError(f"--baseline {error}") from error
+
+
+def _slide(options: argparse.Namespace) -> Slide | None:
+    if options.slide is None:
+        if options.overlap is not None:
+            raise EvaluationError("--overlap is of a sliding window: give --slide HEIGHTxWIDTH too, or leave it out")
+        return None
+    size = re.fullmatch(r"(\d+)x(\d+)", options.slide)
+    if size is None:
+        raise EvaluationError(f"--slide is {options.slide!r}; it must be HEIGHTxWIDTH in pixels, such as 769x769")
+    try:
+        overlap = Fraction(options.overlap or "1/3")
+    except (ValueError, ZeroDivisionError) as error:
+        raise EvaluationError(
+            f"--overlap is {options.overlap!r}; it must be a share of the window, such as 1/3 or 0.5"
+        ) from error
+    try:
+        return Slide((int(size[1]), int(size[2])), float(overlap))
+    except ValueError as error:
+        raise EvaluationError(f"--{error}") from error
+
+
+def _cost(row: Row, size: tuple[int, int], slide: Slide | None) -> Cost:
+    """Of an image of `size`, rows and columns, all crops of a sliding window together. Baselines count nothing."""
+    size = network_size(size, row.info.short_side)
+    if slide is None:
+        return cost_of(row.info.config, size)
+    crops = slide.crops(size)
+    rows, columns = crops[0]
+    cost = cost_of(row.info.config, (rows.stop, columns.stop))
+    return Cost(size, cost.parameters, {part: len(crops) * macs for part, macs in cost.macs.items()})
 
 
 @contextlib.contextmanager
@@ -210,28 +283,29 @@ def _window_config(options: argparse.Namespace) -> WindowConfig:
 def run(options: argparse.Namespace) -> None:
     """One evaluation as the command line asks for it; everything that can fail early is tried before the network."""
     device = resolve_device(options.device)
-    beside = _window_config(options)
+    beside, slide = _window_config(options), _slide(options)
+    baselines = _baselines(options.baseline)
     _prepare_outputs(options)
     spec = load_spec(options.dataset)
     if options.short_side and options.short_side < SMALLEST_SIDE:
         raise EvaluationError(
             f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
         )
-    rows = rows_of(options.checkpoint, options.window, spec, options.short_side)
+    rows = rows_of(options.checkpoint, options.window, spec, options.short_side, baselines)
     frames = list_frames(spec, options.root, options.split)
     windows = Windows(list_images(spec, options.root, options.split), spec, beside)
     pixels = class_pixels(frames, spec).sum(0)
     if not pixels.any():
         raise DatasetError(f"the {options.split} split of {spec.name} in {options.root} has no labelled pixel")
     height, width = read_image(frames[0].image).shape[:2]
-    costs = [cost_of(row.info.config, network_size((height, width), row.info.short_side)) for row in rows]
+    costs = [_cost(row, (height, width), slide) for row in rows]
     tallies = [Tally(row, len(spec.labels), device, Quality(len(spec.labels))) for row in rows]
     # The first row of the checkpoint given last: its centred one where there are two.
     main_row = next(place for place, row in enumerate(rows) if row.model is rows[-1].model)
     worst = WorstFrames(WORST_FRAMES, spec.frame_rate)
     if options.pictures is not None:
         tallies[main_row].worst = worst
-    measure(tallies, frames, spec, device, windows)
+    measure(tallies, frames, spec, device, windows, slide)
     results = [tally.result(cost) for tally, cost in zip(tallies, costs, strict=True)]
     print_tables(results, spec.labels.names, pixels)
     if options.json is not None:
@@ -242,6 +316,7 @@ def run(options: argparse.Namespace) -> None:
             "split": options.split,
             "frames": len(frames),
             "neighbors": dataclasses.asdict(beside),
+            "slide": None if slide is None else dataclasses.asdict(slide),
             "rows": {row.name: its for row, its in zip(rows, figures, strict=True)},
         }
         with _writing("--json", options.json), whole_file(options.json) as partial:
@@ -251,8 +326,7 @@ def run(options: argparse.Namespace) -> None:
             write_pictures(options.pictures, results, results[main_row], worst.shots(), spec.labels)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0, or 1 after one line on stderr that says why there are no figures."""
+def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
         description="Segment every labelled image of a split and say how well, how steadily over time, at what cost. "
@@ -282,6 +356,23 @@ def main(arguments: list[str] | None = None) -> int:
         "--reach", type=float, default=0.5, help="seconds beyond which a frame is no neighbour (default: 0.5)"
     )
     parser.add_argument(
+        "--baseline",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"more rows over the row base: {', '.join(BASELINES)} (tables 1, 2 and 4 of the paper). Nothing is "
+        "trained, and what they cost beyond the base is not counted",
+    )
+    parser.add_argument(
+        "--slide",
+        metavar="HEIGHTxWIDTH",
+        help="segment crops of this size of the image that the network sees, and average logits where they overlap "
+        "(default: the image as a whole)",
+    )
+    parser.add_argument(
+        "--overlap", help="share of a crop's side that lies in the next crop too, with --slide (default: 1/3)"
+    )
+    parser.add_argument(
         "--short-side",
         type=int,
         default=0,
@@ -291,9 +382,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file, percentages")
     parser.add_argument("--pictures", type=Path, help=f"write {', '.join(PICTURES)} into this folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 0, or 1 after one line on stderr that says why there are no figures."""
     try:
-        run(parser.parse_args(arguments))
-    except (CheckpointError, DatasetError, DeviceError, EvaluationError) as error:
+        run(options_parser().parse_args(arguments))
+    except ERRORS as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     except OSError as error:

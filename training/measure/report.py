@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from stmem_ros.labels import IGNORE_INDEX, LabelSet, colorize
@@ -20,10 +22,19 @@ from training.data.dataset import LabelledFrame, read_image
 from training.measure.cost import Cost
 from training.measure.metrics import Accuracy
 from training.measure.quality import QUALITY_NAMES
+from training.measure.rows import CAUSAL
 
 PICTURES = ("confusion_matrix.png", "per_class_iou.png", "worst_frames.png")
 # Okabe and Ito's colours, which the colour-blind can tell apart.
-ROW_COLORS = {"base": "#999999", "stf": "#0072B2", "mar": "#E69F00", "both": "#009E73"}
+ROW_COLORS = {
+    "base": "#999999",
+    "stf": "#0072B2",
+    "mar": "#E69F00",
+    "both": "#009E73",
+    "base+dense_crf": "#CC79A7",
+    "base+segfix": "#56B4E9",
+    "base+flow_average": "#D55E00",
+}
 WRONG = (214, 39, 40)
 
 
@@ -42,26 +53,52 @@ class Result:
 
 
 def print_tables(results: list[Result], classes: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
-    """IoU of each class beside its share of the labelled pixels, then the figures over all; a column a row."""
-    per_class = _table("IoU, %", "class", "pixels, %", *(result.name for result in results))
+    """IoU of each class beside its share of the labelled pixels, then the figures over all; a column a row.
+
+    Columns that do not fit the terminal beside the others come in a table below.
+    """
+    console = Console()
+    for shown in _fitting(console, results, lambda shown: per_class_table(shown, classes, pixels)):
+        console.print(per_class_table(shown, classes, pixels))
+    for shown in _fitting(console, results, summary_table):
+        console.print(summary_table(shown))
+
+
+def per_class_table(results: list[Result], classes: tuple[str, ...], pixels: NDArray[np.int64]) -> Table:
+    table = _table("IoU, %", "class", "pixels, %", *map(_heading, results))
     for label, name in enumerate(classes):
         ious = (result.accuracy.per_class_iou[label] for result in results)
-        per_class.add_row(name, f"{100 * pixels[label] / pixels.sum():.2f}", *map(_number, ious))
-    summary = _table("All classes, %", "", *(result.name for result in results))
-    summary.add_row("mean IoU", *(_number(result.accuracy.miou) for result in results))
-    summary.add_row("pixel accuracy", *(_number(result.accuracy.pixel_accuracy) for result in results))
-    summary.add_row("fwIoU", *(_number(result.accuracy.fw_iou) for result in results))
+        table.add_row(name, f"{100 * pixels[label] / pixels.sum():.2f}", *map(_number, ious))
+    return table
+
+
+def summary_table(results: list[Result]) -> Table:
+    table = _table("All classes, %", "", *map(_heading, results))
+    table.add_row("mean IoU", *(_number(result.accuracy.miou) for result in results))
+    table.add_row("pixel accuracy", *(_number(result.accuracy.pixel_accuracy) for result in results))
+    table.add_row("fwIoU", *(_number(result.accuracy.fw_iou) for result in results))
     for key, name in QUALITY_NAMES.items():
         values = [result.quality[key] for result in results]
         if any(value is not None for value in values):
-            summary.add_row(name, *map(_number, values))
-    summary.add_section()
+            table.add_row(name, *map(_number, values))
+    table.add_section()
     costs = [result.cost.to_dict() for result in results]
-    summary.add_row("parameters, M", *(_number(cost["parameters"] / 1e6) for cost in costs))
-    summary.add_row("GMACs a frame", *(_number(cost["gmacs"]) for cost in costs))
-    console = Console()
-    console.print(per_class)
-    console.print(summary)
+    table.add_row("parameters, M", *(_number(cost["parameters"] / 1e6) for cost in costs))
+    table.add_row("GMACs a frame", *(_number(cost["gmacs"]) for cost in costs))
+    if any("+" in result.name for result in results):
+        table.caption, table.caption_justify = "cost beside a +: the base's alone", "left"
+    return table
+
+
+def _fitting(console: Console, results: list[Result], build: Callable[[list[Result]], Table]) -> Iterator[list[Result]]:
+    """The results in parts, each as many as the console is wide enough for."""
+    unlimited = console.options.update(width=10_000)
+    while results:
+        count = len(results)
+        while count > 1 and Measurement.get(console, unlimited, build(results[:count])).maximum > console.width:
+            count -= 1
+        yield results[:count]
+        results = results[count:]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -69,6 +106,12 @@ def _table(title: str, *columns: str) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     return table
+
+
+def _heading(result: Result) -> str:
+    """The row's name, its parts below each other."""
+    name = result.name.removesuffix(CAUSAL)
+    return name.replace("+", "\n+") + ("" if name == result.name else "\ncausal")
 
 
 def _number(value: float | None) -> str:
@@ -154,7 +197,7 @@ def draw_per_class(results: list[Result], classes: tuple[str, ...]) -> Figure:
     figure = Figure(figsize=(max(7.0, 1.5 + len(groups) * (0.45 + 0.13 * len(results))), 4.5), layout="constrained")
     axes = figure.add_subplot()
     for place, result in enumerate(results):
-        kind, _, window = result.name.partition("_")
+        kind = result.name.removesuffix(CAUSAL)
         ious = [result.accuracy.miou, *(iou or 0.0 for iou in result.accuracy.per_class_iou)]
         bars = axes.bar(
             np.arange(len(groups)) + (place - (len(results) - 1) / 2) * width,
@@ -162,7 +205,7 @@ def draw_per_class(results: list[Result], classes: tuple[str, ...]) -> Figure:
             0.94 * width,
             label=f"{result.name} ({result.accuracy.miou:.2f})",
             color=ROW_COLORS[kind],
-            hatch="////" if window else None,
+            hatch="////" if kind != result.name else None,
             edgecolor="white",
             linewidth=0.0,
         )

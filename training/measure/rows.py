@@ -1,51 +1,80 @@
-"""The rows of the paper's table 3: networks side by side over the same frames, what they share computed once."""
+"""Rows of a table: networks and baselines side by side over the same frames, what they share computed once."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stmem_ros.checkpoint import CheckpointInfo
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
-from stmem_ros.preprocess import Preprocessor
+from stmem_ros.preprocess import Preprocessor, resize
 from training.data.clips import Windows
 from training.data.dataset import LabelledFrame, read_image
+from training.measure.baseline import Baseline, Fusion, Refinement
+from training.measure.sliding import Crop, Slide, merge
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A network and its window: one with the frame in the middle (T-1, T, T+1), or a causal one (T-2, T-1, T)."""
+    """A network and its window: one with the frame in the middle (T-1, T, T+1), or a causal one (T-2, T-1, T).
+
+    With a baseline the network is a base and its classifier alone.
+    """
 
     model: VideoSegmenter
     info: CheckpointInfo
     causal: bool = False
     checkpoint: Path | None = None
+    baseline: Baseline | None = None
 
     @property
     def name(self) -> str:
-        """`row_name`, with `_causal` where the window is. Without STF there is no window."""
+        """`row_name`, `+` and the baseline's name, and `_causal` where the window is. A single frame has no window."""
         name = row_name(self.info.config)
-        return f"{name}_causal" if self.causal and self.model.stf is not None else name
+        if self.baseline is not None:
+            name += f"+{self.baseline.name}"
+        return f"{name}{CAUSAL}" if self.causal and self.window_frames > 1 else name
+
+    @property
+    def fusion(self) -> Fusion | None:
+        return self.baseline if isinstance(self.baseline, Fusion) else None
+
+    @property
+    def refinement(self) -> Refinement | None:
+        return self.baseline if isinstance(self.baseline, Refinement) else None
+
+    @property
+    def window_frames(self) -> int:
+        """How many frames one prediction looks at."""
+        return self.model.window_frames if self.fusion is None else self.fusion.frames
 
     @property
     def query(self) -> int:
         """The frame's place in its window, 0 the oldest."""
-        return self.model.window_frames - 1 if self.causal else self.model.window_frames // 2
+        return self.window_frames - 1 if self.causal else self.window_frames // 2
 
-    def to_dict(self) -> dict[str, str | None]:
-        """Which file, and which window; None without STF."""
+    def to_dict(self) -> dict[str, Any]:
+        """Which file, which window (None: a single frame), and the baseline's settings where it is one."""
         window = "causal" if self.causal else "centered"
-        return {"checkpoint": str(self.checkpoint), "window": None if self.model.stf is None else window}
+        return {
+            "checkpoint": str(self.checkpoint),
+            "window": window if self.window_frames > 1 else None,
+            "baseline": None if self.baseline is None else self.baseline.to_dict(),
+        }
 
     def around(self, frame: LabelledFrame, windows: Windows) -> list[Path]:
         """The images of a frame's window, oldest first."""
-        return windows.around(frame, self.model.window_frames, self.query)
+        return windows.around(frame, self.window_frames, self.query)
 
 
+CAUSAL = "_causal"
 ROWS = ("base", "stf", "mar", "both")
 
 
@@ -56,51 +85,91 @@ def row_name(config: SegmenterConfig) -> str:
     return "stf" if config.mar is None else "both"
 
 
-class Networks:
-    """The rows' networks over the same frames; rows share base and STF as far as these are equal."""
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """An image as a network sees it, `(H, W, 3)` RGB, and the base's features of each of its crops, or of the whole."""
 
-    def __init__(self, rows: list[Row], frames: list[LabelledFrame], device: torch.device, windows: Windows) -> None:
+    pixels: NDArray[np.uint8]
+    crops: list[Crop]
+    features: list[Tensor]
+
+
+class Networks:
+    """The rows' networks over the same frames; rows share base and fusion as far as these are equal.
+
+    Images are segmented whole, or with a `slide` crop by crop.
+    """
+
+    def __init__(
+        self,
+        rows: list[Row],
+        frames: list[LabelledFrame],
+        device: torch.device,
+        windows: Windows,
+        slide: Slide | None = None,
+    ) -> None:
         for row in rows:
             row.model.eval().to(device)
             row.model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._rows, self._frames, self._windows = rows, frames, windows
+        self._rows, self._frames, self._windows, self._slide = rows, frames, windows, slide
         self._bases = first_alike(rows, base_alike)
         self._fusions = first_alike(rows, fusion_alike)
-        self._preprocess = [Preprocessor(row.info.normalization, row.info.short_side, device) for row in rows]
+        self._preprocess = [Preprocessor(row.info.normalization, 0, device) for row in rows]
         self._last_use = {
             path: index for index, frame in enumerate(frames) for row in rows for path in row.around(frame, windows)
         }
-        self._features: dict[tuple[int, Path], Tensor] = {}
+        self._seen: dict[tuple[int, Path], Seen] = {}
 
-    def logits(self, index: int) -> list[Tensor]:
-        """Low-resolution logits `(1, classes, h, w)` of frame `index` by each row. Ask in order of the frames."""
+    def logits(self, index: int) -> Iterator[Tensor]:
+        """Logits `(1, classes, h, w)` of frame `index` by each row in turn, before a baseline refines them.
+
+        At the classifier's resolution; where an image has several crops, at that of the network's image. Ask in order
+        of the frames.
+        """
         frame = self._frames[index]
-        fused: dict[int, Tensor] = {}
-        logits = []
-        for place, row in enumerate(self._rows):
-            origin = self._fusions[place]
-            if origin not in fused:
-                fused[origin] = self._fuse(origin, frame)
-            refined = fused[origin] if row.model.mar is None else row.model.mar(fused[origin])
-            logits.append(row.model.classifier(refined))
-        self._features = {key: kept for key, kept in self._features.items() if self._last_use[key[1]] > index}
-        return logits
+        fused = {origin: self._fuse(origin, frame) for origin in dict.fromkeys(self._fusions)}
+        own = {origin: self._look(self._bases[origin], frame.image) for origin in fused}
+        self._seen = {key: kept for key, kept in self._seen.items() if self._last_use[key[1]] > index}
+        # One by one: logits of a large image are the largest tensors there are.
+        for row, origin in zip(self._rows, self._fusions, strict=True):
+            parts = [self._classify(row, features) for features in fused[origin]]
+            seen = own[origin]
+            yield merge(parts, seen.crops, (seen.pixels.shape[0], seen.pixels.shape[1]))
 
-    def _fuse(self, place: int, frame: LabelledFrame) -> Tensor:
+    def _classify(self, row: Row, features: Tensor) -> Tensor:
+        return row.model.classifier(features if row.model.mar is None else row.model.mar(features))
+
+    def _fuse(self, place: int, frame: LabelledFrame) -> list[Tensor]:
+        """The features before MAR and classifier, of each crop."""
         row, base = self._rows[place], self._bases[place]
-        own = self._base_features(base, frame.image)
-        if row.model.stf is None:
-            return own
-        window = [self._base_features(base, path) for path in row.around(frame, self._windows)]
+        own = self._look(base, frame.image)
+        if row.window_frames == 1:
+            return own.features
+        window = [self._look(base, path) for path in row.around(frame, self._windows)]
         # Images of a sequence may differ in size; those that do are no neighbours.
-        window = [other if other.shape == own.shape else own for other in window]
-        return row.model.stf(torch.stack(window, 1), row.query)
+        window = [other if other.pixels.shape == own.pixels.shape else own for other in window]
+        return [self._fuse_crop(row, window, crop) for crop in range(len(own.crops))]
 
-    def _base_features(self, place: int, image: Path) -> Tensor:
+    def _fuse_crop(self, row: Row, window: list[Seen], crop: int) -> Tensor:
+        features = [seen.features[crop] for seen in window]
+        if row.fusion is not None:
+            return row.fusion.fuse(features, [seen.pixels[seen.crops[crop]] for seen in window], row.query)
+        assert row.model.stf is not None
+        return row.model.stf(torch.stack(features, 1), row.query)
+
+    def _look(self, place: int, image: Path) -> Seen:
         key = (place, image)
-        if key not in self._features:
-            self._features[key] = self._rows[place].model.features(self._preprocess[place](read_image(image)))
-        return self._features[key]
+        if key not in self._seen:
+            row = self._rows[place]
+            pixels = resize(read_image(image), row.info.short_side)
+            height, width = pixels.shape[:2]
+            crops = [(slice(0, height), slice(0, width))]
+            if self._slide is not None:
+                crops = self._slide.crops((height, width))
+            parts = (np.ascontiguousarray(pixels[crop]) for crop in crops)
+            features = [row.model.features(self._preprocess[place](part)) for part in parts]
+            self._seen[key] = Seen(pixels, crops, features)
+        return self._seen[key]
 
 
 def first_alike(rows: list[Row], alike: Callable[[Row, Row], bool]) -> list[int]:
@@ -123,7 +192,7 @@ def base_alike(one: Row, other: Row) -> bool:
 
 def fusion_alike(one: Row, other: Row) -> bool:
     """Whether two rows have the same features before MAR and classifier."""
-    if one.query != other.query or not base_alike(one, other):
+    if one.query != other.query or one.fusion != other.fusion or not base_alike(one, other):
         return False
     ours, theirs = one.model.stf, other.model.stf
     if ours is None or theirs is None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.labels import IGNORE_INDEX
+from training.measure.flow import DenseFlow, Motion
 
 Labels = NDArray[np.uint8]
 
@@ -62,23 +63,11 @@ class VideoConsistency:
         return 100 * float(np.mean(self._correct)) if self._correct else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Motion:
-    """Where each pixel was one frame before, `(H, W, 2)` x and y, and whether that can be trusted, `(H, W)`."""
-
-    place: NDArray[np.float32]
-    visible: NDArray[np.bool_]
-
-
 class MotionTracker:
-    """Motion from frame to frame by DIS optical flow (Kroeger et al., ECCV 2016).
-
-    Not visible are pixels that were out of view, and those whose backward flow b is not undone by the forward flow f
-    at the place it leads to, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5: they are occluded (Sundaram et al., ECCV 2010).
-    """
+    """Motion from frame to frame of a video, see DenseFlow."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = DenseFlow()
         self._before: NDArray[np.uint8] | None = None
 
     def follow(self, image: NDArray[np.uint8], consecutive: bool = True) -> Motion | None:
@@ -90,16 +79,7 @@ class MotionTracker:
         before, self._before = self._before, now
         if before is None or not consecutive or before.shape != now.shape:
             return None
-        back = self._flow.calc(now, before, None)
-        forth = self._flow.calc(before, now, None)
-        height, width = now.shape
-        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
-        place = grid + back
-        inside = (place >= 0).all(-1) & (place[..., 0] <= width - 1) & (place[..., 1] <= height - 1)
-        returned = cv2.remap(forth, place[..., 0], place[..., 1], cv2.INTER_LINEAR)
-        error = ((back + returned) ** 2).sum(-1)
-        allowed = 0.01 * ((back**2).sum(-1) + (returned**2).sum(-1)) + 0.5
-        return Motion(place, inside & (error <= allowed))
+        return self._flow.motion(now, before)
 
 
 class FlowConsistency:
