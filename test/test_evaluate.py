@@ -490,3 +490,14 @@ def test_figures_that_cannot_be_written_leave_the_old_ones(
     said = capsys.readouterr().err
     assert "figures.json cannot be written: No space left on device" in said and said.count("\n") == 1
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["old"]
+
+
+def test_the_figures_never_replace_the_checkpoint(
+    save: Callable[..., Path], tmp_path: Path, spec: DatasetSpec, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save()
+    before = checkpoint.read_bytes()
+    data = ["--dataset", str(tmp_path / "shapes.yaml"), "--root", str(tmp_path)]
+    assert main([*data, "--checkpoint", str(checkpoint), "--json", str(checkpoint)]) == 1
+    assert "is the checkpoint itself" in capfd.readouterr().err
+    assert checkpoint.read_bytes() == before

@@ -18,6 +18,7 @@ from stmem_ros.labels import LabelSet
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
 from training import evaluate
 from training.data.dataset import load_spec
+from training.paper import local
 from training.paper.document import Document, Line
 from training.paper.tables import TABLE5, TABLE5_SYSTEM, TABLES
 from training.reproduce import main
@@ -44,8 +45,9 @@ def camvid(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def network(pixel_base: str, tmp_path: Path) -> Path:
-    """A checkpoint with all four rows, of CamVid's classes."""
+def network(pixel_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint with all four rows, of CamVid's classes, that may stand for any configuration's."""
+    monkeypatch.setattr(local, "CONFIGS", tmp_path)
     labels = load_spec("camvid").labels
     return save_rows(tmp_path / "network.safetensors", pixel_base, labels)
 
@@ -148,6 +150,25 @@ def test_what_can_be_measured_is(
     # What was not trained says how to.
     missing = rows["CamVid, PSPNet, ResNet-18"]
     assert missing["ours"] is None and "training/configs/camvid_pspnet_resnet18.yaml" in missing["note"]
+
+
+def test_another_network_than_the_rows_is_no_figure_of_it(
+    run: Callable[..., dict[str, Any]], camvid: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "CONFIGS", CONFIGS)
+    rows = by_name(run("table3", "--camvid", camvid, "--checkpoint", f"camvid_lite2={network}"))
+    row = rows["CamVid, EfficientNet-Lite2"]
+    assert row["ours"] is None and "is pixels, camvid_lite2 is efficientnet_lite2" in row["note"]
+
+
+def test_a_data_set_that_changed_is_measured_again(
+    run: Callable[..., dict[str, Any]], camvid: Path, network: Path
+) -> None:
+    given = ("table3", "--camvid", camvid, "--checkpoint", f"camvid_lite2={network}")
+    first = run(*given)
+    for folder in ("val", "valannot"):
+        (camvid / folder / "0016E5_00000.png").unlink()
+    assert run(*given) != first
 
 
 def test_what_was_measured_is_not_measured_again(

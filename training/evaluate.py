@@ -269,6 +269,8 @@ def _prepare_outputs(options: argparse.Namespace) -> None:
         _make_folder("--json", options.json.parent)
         if options.json.is_dir():
             raise EvaluationError(f"--json {options.json} is a folder; it must be a file's name")
+        if any(options.json.exists() and path.exists() and path.samefile(options.json) for path in options.checkpoint):
+            raise EvaluationError(f"--json {options.json} is the checkpoint itself: name another file")
     if options.pictures is not None:
         _make_folder("--pictures", options.pictures)
 

@@ -8,10 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT
+import yaml
+
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
 from training import evaluate
+from training.data.dataset import DatasetError, fingerprint, list_frames, load_spec
 from training.paper.tables import DatasetName, System
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 # The package's own model is there without a run.
 SHIPPED = {"camvid_lite2": DEFAULT_CHECKPOINT}
 
@@ -63,6 +67,19 @@ def find_camvid(root: Path) -> Data:
 FINDERS = {"cityscapes": find_cityscapes, "camvid": find_camvid}
 
 
+def _require_base(checkpoint: Path, config: str) -> None:
+    """Raises NotMeasured where a checkpoint is another network than its configuration trains."""
+    file = CONFIGS / f"{config}.yaml"
+    wanted = yaml.safe_load(file.read_text())["network"]["base"] if file.is_file() else None
+    try:
+        found = read_info(checkpoint).config.base
+    except CheckpointError as error:
+        raise NotMeasured(str(error)) from error
+    # A ResNet's "b" has another stem, as some published networks have.
+    if wanted is not None and found.removesuffix("b") != wanted.removesuffix("b"):
+        raise NotMeasured(f"{checkpoint} is {found}, {config} is {wanted}: give a file of that network")
+
+
 class Local:
     """The data and checkpoints of this machine.
 
@@ -93,6 +110,7 @@ class Local:
         name = config.rpartition("/")[2]
         path = self.given.get(name, self.runs / name / "model.safetensors")
         if path.is_file():
+            _require_base(path, config)
             return path
         if name not in self.given and name in SHIPPED:
             return SHIPPED[name]
@@ -127,7 +145,11 @@ class Local:
         arguments += ["--checkpoint", str(checkpoint), *self.options]
         if baseline:
             arguments += ["--baseline", baseline]
-        text = json.dumps(arguments).encode() + checkpoint.read_bytes()
+        try:
+            seen = fingerprint(list_frames(load_spec(data.spec), data.root, data.split))
+        except DatasetError as error:
+            raise NotMeasured(str(error)) from error
+        text = json.dumps([arguments, seen]).encode() + checkpoint.read_bytes()
         file = self.folder / f"{checkpoint.stem}-{data.spec}-{hashlib.sha256(text).hexdigest()[:12]}.json"
         if not file.is_file():
             options = evaluate.options_parser().parse_args([*arguments, "--json", str(file)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from stmem_ros.files import one_line, open_tensors, whole_file
@@ -28,7 +28,7 @@ def save_backbone(path: Path, tensors: Mapping[str, Tensor], base: str, provenan
     kept = {name: tensor.contiguous() for name, tensor in tensors.items() if not is_counter(name)}
     try:
         with whole_file(path) as partial:
-            save_file(kept, partial, metadata={FORMAT: json.dumps(document, sort_keys=True)})
+            partial.write_bytes(serialize(kept, metadata={FORMAT: json.dumps(document, sort_keys=True)}))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} could not be written: {one_line(error)}") from error
 
