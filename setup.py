@@ -39,6 +39,7 @@ setup(
             "extract_bag = training.extract_bag:main",
             "extract_film = training.extract_film:main",
             "import_weights = training.import_weights:main",
+            "reproduce = training.reproduce:main",
         ]
     },
 )

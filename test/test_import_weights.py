@@ -513,6 +513,17 @@ def test_a_dry_run_says_what_matches_and_writes_nothing(
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_weights_that_are_no_numbers_are_refused(
+    import_file: Callable, tmp_path: Path, small_bases: None, upernet: State
+) -> None:
+    broken = upernet["decode_head.conv_seg.weight"].clone()
+    broken[0] = torch.nan
+    status, _, error = import_file(upernet | {"decode_head.conv_seg.weight": broken})
+    assert status == 1
+    assert "NaN or infinity in what becomes classifier.linear.weight" in error and error.count("\n") == 1
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def without(state: State, *names: str) -> State:
     return {name: tensor for name, tensor in state.items() if name not in names}
 

@@ -62,6 +62,11 @@ def run(options: argparse.Namespace) -> None:
             f"{len(matched.missing)} missing, {len(matched.misfits)} of another shape, {len(matched.unknown)} unknown; "
             + ("nothing was written (--partial takes what fits)" if matched.tensors else "nothing was written")
         )
+    broken = next((ours for ours, tensor in matched.tensors.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise WeightsError(
+            f"{path} holds NaN or infinity in what becomes {broken}: its training went wrong; not written"
+        )
     if options.dry_run:
         return
     about = _provenance(path, name, matched)

@@ -41,7 +41,12 @@ def find_cityscapes(root: Path) -> Data:
     """With its videos if they are there, and either kind of label images. Raises NotMeasured where there is none."""
     for spec, folder in (("cityscapes", "leftImg8bit_sequence"), ("cityscapes_single", "leftImg8bit")):
         if (root / folder / "val").is_dir() and (root / "gtFine" / "val").is_dir():
-            if spec == "cityscapes" and not any((root / "gtFine" / "val").glob("*/*_labelIds.png")):
+            labels = root / "gtFine" / "val"
+            if (
+                spec == "cityscapes"
+                and not any(labels.glob("*/*_labelIds.png"))
+                and any(labels.glob("*/*_labelTrainIds.png"))
+            ):
                 spec = "cityscapes_trainids"
             return Data(
                 spec, root, "val", "" if spec != "cityscapes_single" else "without its videos: no neighbours for STF"
@@ -84,7 +89,8 @@ class Local:
     """The data and checkpoints of this machine.
 
     `roots` says where each data set lies, `runs` holds a folder a training run, `given` are checkpoints that stand for
-    a configuration's. What was measured is kept in `folder` and measured again where checkpoint or options differ.
+    a configuration's. What was measured is kept in `folder` and measured again where checkpoint, data or options
+    differ.
     """
 
     def __init__(

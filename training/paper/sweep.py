@@ -9,12 +9,10 @@ from pathlib import Path
 
 from stmem_ros.network import SegmenterConfig
 from training.paper.document import Document, Line
-from training.paper.local import Data, Local, NotMeasured
+from training.paper.local import CONFIGS, Data, Local, NotMeasured
 from training.paper.tables import SWEEP_CONFIDENT, SWEEP_HARD
 from training.train import Run
 from training.train_config import TrainConfig, instantiated, settings_parser
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def kl_kh(options: argparse.Namespace, local: Local) -> Document:
@@ -37,8 +35,8 @@ def kl_kh(options: argparse.Namespace, local: Local) -> Document:
     part = "base" if config.network.stf is None else "stf"
     before = local.runs / file.stem / part / f"{part}.safetensors"
     if not before.is_file():
-        run = f"python -m training.train {file} --stage {part} --run {local.runs / file.stem}"
-        raise NotMeasured(f"no {before}: {run}")
+        command = f"python -m training.train {file} --stage {part} --run {local.runs / file.stem}"
+        raise NotMeasured(f"no {before}: {command}")
     lines = []
     for hard, confident in itertools.product(options.hard or SWEEP_HARD, options.confident or SWEEP_CONFIDENT):
         folder = local.runs / file.stem / "kl_kh"
