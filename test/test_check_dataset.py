@@ -169,6 +169,16 @@ def test_a_data_set_that_is_unknown_is_one_line(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("place", ["shapes.yaml", "shapes.yaml/report", "taken"])
+def test_a_place_for_the_report_that_cannot_be_is_known_before_the_data_is_read(
+    check: Callable[..., str], root: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (root / "taken" / "class_histogram.png").mkdir(parents=True)
+    monkeypatch.setattr(check_dataset, "check_split", lambda *_: pytest.fail("the data was read first"))
+    printed = check(1, "--output", str(root / place))
+    assert printed.startswith("check_dataset: --output ") and printed.count("\n") == 1
+
+
 def test_camvid_as_it_lies_here_is_sound(shared: Path) -> None:
     if not (shared / "camvid").is_dir():
         pytest.skip(f"{shared / 'camvid'} is not here")

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,34 @@ def save(pixel_base: str, spec: DatasetSpec, tmp_path: Path) -> Callable[..., Pa
     """Writes a checkpoint that gives every pixel the class of the nearest colour, unless STF or MAR garble that."""
 
     def write(
-        short_side: int = 96, labels: LabelSet | None = None, name: str = "network", seed: int = 0, **modules: Any
+        short_side: int = 96,
+        labels: LabelSet | None = None,
+        name: str = "network",
+        seed: int = 0,
+        scale: float = 1.0,
+        poison: float = 0.0,
+        rows: Mapping[str, dict] | None = None,
+        **modules: Any,
     ) -> Path:
+        """`scale` and `poison` garble the classifier; `rows` are the modules of networks kept beside it."""
         labels = labels or spec.labels
-        config = SegmenterConfig(pixel_base, len(labels), **modules)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = build_segmenter(config)
         mean, std = torch.tensor(NORMALIZATION.mean), torch.tensor(NORMALIZATION.std)
         colors = (torch.tensor(labels.palette) - mean) / std
-        with torch.no_grad():
-            model.classifier.linear.weight[:, :3, 0, 0] = colors
-            model.classifier.linear.bias.copy_(-(colors**2).sum(1) / 2)
+
+        def build(modules: dict) -> tuple[VideoSegmenter, SegmenterConfig]:
+            config = SegmenterConfig(pixel_base, len(labels), **modules)
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                model = build_segmenter(config)
+            with torch.no_grad():
+                model.classifier.linear.weight[:, :3, 0, 0] = scale * colors
+                model.classifier.linear.bias.copy_(-(colors**2).sum(1) / 2 + poison)
+            return model, config
+
         path = tmp_path / f"{name}.safetensors"
-        save_checkpoint(path, model, CheckpointInfo(config, labels, NORMALIZATION, short_side))
+        model, config = build(modules)
+        beside = {row: build(its) for row, its in (rows or {}).items()}
+        save_checkpoint(path, model, CheckpointInfo(config, labels, NORMALIZATION, short_side), beside)
         return path
 
     return write
@@ -373,6 +387,65 @@ class TestRows:
         assert run("--checkpoint", second) == 0
         assert together == figures(tmp_path)["rows"]["both"]
 
+    def test_of_several_files_are_told_apart_by_the_files_names(
+        self, run: Callable[..., int], save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        files = [
+            save(name=name, seed=seed, stf=STF, rows={"base": {}, "mar": {"mar": MAR}})
+            for seed, name in enumerate(("old", "new"))
+        ]
+        alone = {}
+        for file in files:
+            assert run("--checkpoint", file) == 0
+            alone[file.stem] = figures(tmp_path)["rows"]
+        capsys.readouterr()
+        assert run("--checkpoint", files, "--window", "both", "--pictures", tmp_path / "pictures") == 0
+        document = figures(tmp_path)
+        rows = document["rows"]
+        assert list(rows) == [
+            "base (old)", "base (new)", "mar (old)", "mar (new)",
+            "stf (old)", "stf_causal (old)", "stf (new)", "stf_causal (new)",
+        ]  # fmt: skip
+        for name in ("old", "new"):
+            assert rows[f"stf ({name})"] == alone[name]["stf"] and rows[f"mar ({name})"] == alone[name]["mar"]
+        assert rows["stf (old)"]["ece"] != rows["stf (new)"]["ece"]
+        assert rows["stf (new)"].items() <= document.items()
+        said = capsys.readouterr().out
+        assert "old" in said and "new" in said
+        assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(PICTURES)
+
+    def test_that_several_files_have_in_common_come_once(
+        self, run: Callable[..., int], save: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        before, after = save(name="stf", stf=STF), save(name="both", stf=STF, mar=MAR, rows={"stf": {"stf": STF}})
+        assert run("--checkpoint", before, after) == 0
+        assert list(figures(tmp_path)["rows"]) == ["stf", "both"]
+        assert figures(tmp_path)["rows"]["stf"]["checkpoint"] == str(before)
+
+    @pytest.mark.parametrize(
+        ("names", "labels"),
+        [
+            (("a/model", "b/model"), ("a", "b")),
+            (("a/model", "b/model", "c/other"), ("a/model", "b/model", "c/other")),
+            (("a/mar/model", "b/mar/model"), ("a/mar/model", "b/mar/model")),
+            (("a/one", "b/two"), ("one", "two")),
+            (("a.safetensors/model", "[b]/model"), ("a.safetensors", "[b]")),
+        ],
+    )
+    def test_of_files_of_one_name_are_told_apart_by_their_folders(
+        self,
+        run: Callable[..., int],
+        save: Callable[..., Path],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        names: tuple[str, ...],
+        labels: tuple[str, ...],
+    ) -> None:
+        assert run("--checkpoint", [save(name=name) for name in names]) == 0
+        assert list(figures(tmp_path)["rows"]) == [f"base ({label})" for label in labels]
+        said = capsys.readouterr().out
+        assert all(label in said for label in labels)
+
     @pytest.mark.parametrize("query", [1, 2])
     def test_are_the_whole_networks_predictions(
         self, files: list[Path], spec: DatasetSpec, tmp_path: Path, query: int
@@ -396,6 +469,16 @@ class TestRows:
     ) -> None:
         assert run("--checkpoint", files[0], "--window", "both") == 0
         assert list(figures(tmp_path)["rows"]) == ["base"]
+
+
+def test_a_window_that_holds_every_image_is_said_to_slide_nowhere(
+    run: Callable[..., int], save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--checkpoint", save(), "--slide", "96x200") == 0
+    said = capsys.readouterr().err
+    assert "--slide 96x200 holds every image whole (96x128" in said and said.count("\n") == 1
+    assert run("--checkpoint", save(), "--slide", "96x100") == 0
+    assert capsys.readouterr().err == ""
 
 
 class TestPictures:
@@ -458,9 +541,49 @@ class TestRefusals:
     def test_a_file_for_the_pictures(self, refused: Callable[..., str], tmp_path: Path) -> None:
         assert "shapes.yaml is a file: name another place" in refused("--pictures", tmp_path / "shapes.yaml")
 
-    def test_two_checkpoints_of_one_row(self, refused: Callable[..., str], save: Callable[..., Path]) -> None:
-        message = refused(checkpoint=[save(name="one"), save(name="two")])
-        assert "one.safetensors and" in message and "two.safetensors are both a row 'base'" in message
+    def test_one_checkpoint_twice(self, refused: Callable[..., str], save: Callable[..., Path]) -> None:
+        path = save()
+        message = refused(checkpoint=[path, path.parent / "." / "val" / ".." / path.name])
+        assert "network.safetensors twice: give it once" in message
+
+    def test_weights_that_are_no_numbers(
+        self, refused: Callable[..., str], save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("the network ran first"))
+        message = refused(checkpoint=save(poison=float("nan")))
+        assert "network.safetensors holds NaN or infinity in classifier.linear.bias of its row base" in message
+        assert "take an earlier checkpoint" in message
+
+    def test_weights_so_large_that_its_output_is_no_number(
+        self, refused: Callable[..., str], save: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        message = refused(checkpoint=save(scale=5e37))
+        assert "network.safetensors, row base: its output for" in message
+        assert "drive_000000.png holds NaN or infinity" in message
+
+    def test_an_image_of_another_size_than_its_labels_is_known_before_the_first(
+        self, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cv2.imwrite(str(tmp_path / "val" / "drive_000002.png"), np.zeros((90, 128, 3), np.uint8))
+        monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("the network ran first"))
+        assert "drive_000002.png is 128x96, its image 128x90" in refused()
+
+    @pytest.mark.parametrize("overlap", ["", " ", "-1", "nan", "1e999999999", "1/3/3", "½", "0x1"])
+    def test_an_overlap_that_is_no_share(self, refused: Callable[..., str], overlap: str) -> None:
+        message = refused("--slide", "64x64", "--overlap", overlap)
+        assert message.startswith(f"evaluate: --overlap is {overlap!r}; it must be a share of the window")
+
+    def test_a_request_that_fails_leaves_nothing_behind(
+        self, refused: Callable[..., str], tmp_path: Path, save: Callable[..., Path]
+    ) -> None:
+        refused("--pictures", tmp_path / "new" / "pictures", checkpoint=save(poison=float("nan")))
+        assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
+
+    def test_figures_and_pictures_in_each_others_place(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        (tmp_path / "old" / PICTURES[0]).mkdir(parents=True)
+        assert f"{PICTURES[0]} is a folder" in refused("--pictures", tmp_path / "old")
+        for folder in ("a", "a/b"):
+            assert "rename one" in refused("--json", tmp_path / "a", "--pictures", tmp_path / folder)
 
     @pytest.mark.parametrize(("option", "value"), [("--offset", "0"), ("--reach", "0"), ("--reach", "nan")])
     def test_neighbours_that_cannot_be(self, refused: Callable[..., str], option: str, value: str) -> None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -574,7 +575,8 @@ def test_a_partial_match_is_refused_unless_asked_for(
         (["--base", "upernet_swin_t"], "only in part"),
         (["--source", "torchvision_resnet"], "nothing was written"),
         (["--source", "timm"], "weights of timm need --base timm:NAME"),
-        (["--short-side", "12"], "short_side is 12"),
+        (["--short-side", "12"], "--short-side is 12; it must be at least 64"),
+        (["--prefix", "student"], "--prefix student.: no name in"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
@@ -617,14 +619,24 @@ class Code:
         return os.mkdir, (str(self.path),)
 
 
+TEXTS = {
+    "web page": b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+    "large file storage": b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 3\n",
+    "bytes": bytes(range(128, 256)) * 4,
+    "gzip": b"\x1f\x8b" + bytes(200),
+}
+
+
 def unreadable(kind: str, tmp_path: Path, state: State) -> Path:
-    path = tmp_path / ("in.safetensors" if kind == "damaged safetensors" else "in.pth")
+    path = tmp_path / ("in.safetensors" if kind in ("damaged safetensors", "pickled safetensors") else "in.pth")
     if kind == "code":
         torch.save({"state_dict": state, "meta": Code(tmp_path / "ran")}, path)
     elif kind == "code in an older file":
         path.write_bytes(pickle.dumps(Code(tmp_path / "ran"), protocol=2))
     elif kind == "numpy":
         torch.save({"state_dict": state, "best": np.float64(78.1)}, path)
+    elif kind == "pickled safetensors":
+        torch.save(state, path)
     elif kind == "truncated":
         torch.save(state, path)
         path.write_bytes(path.read_bytes()[:-5000])
@@ -637,24 +649,57 @@ def unreadable(kind: str, tmp_path: Path, state: State) -> Path:
     elif kind == "damaged safetensors":
         save_file(dict(state), path)
         path.write_bytes(path.read_bytes()[:-5000])
+    elif kind in TEXTS:
+        path.write_bytes(TEXTS[kind])
+    elif kind == "archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("weights.txt", "none")
+    elif kind == "program":
+        torch.jit.save(torch.jit.script(nn.ReLU()), path)
+    elif kind.startswith("optimizer"):
+        parameter = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.AdamW([parameter])
+        parameter.sum().backward()
+        optimizer.step()
+        document = optimizer.state_dict()
+        torch.save({"optimizer": document, "epoch": 3} if "epoch" in kind else document, path)
+    elif kind == "teacher and student":
+        torch.save({"student": dict(state), "teacher": dict(state), "epoch": 3}, path)
+    elif kind == "one tensor":
+        torch.save(torch.ones(2), path)
+    elif kind == "empty safetensors":
+        save_file({}, path)
     elif kind == "no tensors":
         torch.save({"state_dict": {"epoch": 3}}, path)
     return path
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
         ("code", f"asks for code to be run ({os.name}.mkdir)"),
         ("code in an older file", f"asks for code to be run ({os.name}.mkdir)"),
         ("numpy", "asks for code to be run (numpy."),
-        ("truncated", "is damaged or no file of weights"),
-        ("text", "is damaged or no file of weights"),
-        ("empty", "is damaged or no file of weights"),
+        ("truncated", "is damaged or no file of weights: it is cut short, its download did not finish; get it again"),
+        ("text", 'is a text, not weights (it begins "404: Not Found"): get the file again'),
+        ("web page", "is a web page, not weights: get the file itself"),
+        ("large file storage", "only stands for a file in Git LFS: fetch that with git lfs pull"),
+        ("empty", "is empty: its download did not finish, get it again"),
+        ("bytes", "is damaged or no file of weights"),
+        ("archive", "is a zip archive of weights.txt, not weights: unpack it"),
+        ("gzip", "is compressed with gzip: unpack it"),
+        ("program", "is a TorchScript program, not weights alone"),
+        ("optimizer", "holds the state of an optimizer, not a network's weights: give the file with those"),
+        ("optimizer beside an epoch", "holds no tensors by name: only the state of an optimizer ('optimizer')"),
+        ("teacher and student", "holds no tensors by name: they lie below 'student', 'teacher'; choose one"),
+        ("one tensor", "holds no tensors by name: it is one tensor alone"),
+        ("empty safetensors", "is a safetensors file without any tensor"),
         ("folder", "is not a file"),
         ("nothing", "does not exist"),
         ("damaged safetensors", "is damaged or no safetensors file"),
-        ("no tensors", "holds no tensors by name"),
+        ("pickled safetensors", "is no safetensors file but one that torch.save writes: name it .pth"),
+        ("no tensors", "holds no tensors by name below 'state_dict': it has 'epoch'; give a file with"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_nothing_in_it_is_run(
@@ -667,6 +712,74 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_nothing_in_it_is_
     assert error.count("\n") == 1 and len(error) < 500
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["in.pth", "in.bin", "in"])
+def test_a_safetensors_file_is_read_whatever_its_name(
+    tmp_path: Path, small_bases: None, upernet: State, name: str
+) -> None:
+    save_file(dict(upernet), tmp_path / name)
+    assert main([str(tmp_path / name), str(tmp_path / "out.safetensors")]) == 0
+    ours = load_checkpoint(tmp_path / "out.safetensors")[0].state_dict()
+    assert torch.equal(ours["base.head.top.1.bias"], upernet["decode_head.bottleneck.bn.bias"])
+
+
+@pytest.mark.parametrize("prefix", ["student.", "net.student."])
+def test_weights_behind_a_prefix_are_named_and_may_be_taken(
+    import_file: Callable, tmp_path: Path, small_bases: None, upernet: State, prefix: str
+) -> None:
+    state = {f"{prefix}{name}": tensor for name, tensor in upernet.items()} | {"teacher.weight": torch.zeros(2)}
+    status, _, error = import_file(state)
+    assert status == 1 and error.count("\n") == 1
+    assert f"behind which they are those of mmsegmentation_upernet_swin: --prefix {prefix} takes that part" in error
+    assert import_file(state, "--prefix", prefix)[0] == 0
+    ours = load_checkpoint(tmp_path / "out.safetensors")[0].state_dict()
+    assert torch.equal(ours["base.head.top.1.bias"], upernet["decode_head.bottleneck.bn.bias"])
+
+
+def test_what_only_a_network_has_is_refused_for_a_backbone(
+    import_file: Callable, tmp_path: Path, small_bases: None, classifier: State
+) -> None:
+    for options in (["--dataset", "camvid"], ["--short-side", "360"]):
+        for more in ([], ["--dry-run"]):
+            status, said, error = import_file(classifier, *options, *more)
+            assert status == 1 and said == ""
+            assert f"{options[0]}: " in error and "becomes a backbone" in error and "leave that out" in error
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "reason"),
+    [
+        ("in.pth/out.safetensors", [], "OUT needs a folder where"),
+        (".", [], "is a folder; it must be a file's name"),
+        ("out.safetensors", ["--dataset", "nowhere"], "nowhere is neither a file nor a known data set"),
+        ("out.safetensors", ["--short-side", "63"], "--short-side is 63"),
+    ],
+)
+def test_what_is_known_wrong_at_once_is_said_before_the_file_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    options: list[str],
+    reason: str,
+) -> None:
+    (tmp_path / "in.pth").touch()
+    monkeypatch.setattr("training.import_weights.read_state", lambda _: pytest.fail("the file was read first"))
+    assert main([str(tmp_path / "in.pth"), str(tmp_path / place), *options]) == 1
+    error = capsys.readouterr().err
+    assert reason in error and error.count("\n") == 1
+
+
+def test_a_dry_run_says_what_it_would_need(import_file: Callable, small_bases: None) -> None:
+    state = filled(layouts.upernet("nano", 7, "official", 32, 11))
+    status, said, _ = import_file(state, "--dry-run")
+    assert status == 0 and "to write it: the network has 11 classes" in said and "--dataset NAME" in said
+    status, said, _ = import_file(state, "--dry-run", "--dataset", "camvid")
+    assert status == 0 and "to write it: --short-side is needed for camvid" in said
+    status, _, error = import_file(state, "--dry-run", "--dataset", "cityscapes")
+    assert status == 1 and "the network has 11 classes, data set cityscapes 19" in error
 
 
 def test_the_file_that_is_read_is_never_written(

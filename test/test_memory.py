@@ -622,6 +622,18 @@ class TestRefusals:
     def test_a_folder_for_the_memory(self, refused: Callable[..., str], tmp_path: Path) -> None:
         assert "is a folder" in refused("--output", tmp_path)
 
+    def test_a_place_for_the_memory_that_cannot_be_is_known_before_the_data_is_read(
+        self, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(command, "load_spec", lambda *_: pytest.fail("the data was read first"))
+        message = refused("--output", tmp_path / "shapes.yaml" / "memory.safetensors")
+        assert "--output needs a folder where" in message and "shapes.yaml is a file" in message
+        assert "is the checkpoint itself" in refused("--output", tmp_path / "network.safetensors")
+
+    def test_which_leave_nothing_behind(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        refused("--hard", 50_000)
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.parametrize(
         ("setting", "reason"),
         [

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -324,6 +325,80 @@ def test_a_stage_is_never_half_of_one_thing_and_half_of_another(
     assert yaml.safe_load((Path(settings["run"]) / "config.yaml").read_text())["stf"]["rate"] == 0.1
     # What does not decide the outcome may change.
     assert train(settings, "--stage", "stf", "--stf.workers", "1", "--stf.cache_gb", "0") == 0
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_trial_too_short_for_a_validation_keeps_the_last_weights_and_goes_on_with_either(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str], keep: str
+) -> None:
+    trial = ("--stage", "stf", "--max_steps", "1")
+    assert train(settings, *trial, "--keep", keep) == 0
+    said = capsys.readouterr().out
+    assert ("stf ended before its first validation: its last weights are kept" in said) == (keep == "best")
+    folder = Path(settings["run"]) / "stf"
+    assert not (folder / "best.ckpt").exists()
+    _, info = load_checkpoint(folder / "stf.safetensors")
+    assert info.provenance["stf"]["keep"] == "last"
+    before = (folder / "stf.safetensors").read_bytes()
+    assert train(settings, *trial, "--keep", "last") == 0
+    assert (folder / "stf.safetensors").read_bytes() == before
+
+
+def test_which_weights_to_keep_may_change_until_a_stage_is_done(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(settings, "--stage", "stf") == 0
+    expected = weights(Path(settings["run"]) / "stf" / "stf.safetensors")
+    settings["run"] = str(tmp_path / "stopped")
+    step = TemporalStage.training_step
+
+    def stop(self: TemporalStage, *arguments: Any) -> Tensor:
+        if self.trainer.current_epoch == 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(TemporalStage, "training_step", stop)
+        capsys.readouterr()
+        assert train(settings, "--stage", "stf", "--keep", "best") == 130
+    error = capsys.readouterr().err
+    assert error == "training: stopped; the same command goes on from the last whole epoch\n"
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert train(settings, "--stage", "stf") == 0
+    assert_same(weights(Path(settings["run"]) / "stf" / "stf.safetensors"), expected)
+    # Done, and there was a best: another choice is another outcome.
+    assert train(settings, "--stage", "stf", "--keep", "best") == 1
+    assert "was begun with keep = last, now it is best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "reason"),
+    [
+        ("", "file", "run is a file: name another place"),
+        ("/new", "file", "run is a file: name another place"),
+        ("/mar", "file", "mar is a file: name another place"),
+        ("/model.safetensors", "folder", "model.safetensors is a folder; it must be a file's name"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_known_before_the_data_is_read(
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    kind: str,
+    reason: str,
+) -> None:
+    path = Path(settings["run"] + ("" if place == "/new" else place))
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if kind == "folder" else path.touch()
+    settings_file = Path(settings["run"]).with_name("settings.yaml")
+    settings_file.write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr("training.train.list_frames", lambda *_: pytest.fail("the data was read first"))
+    run = settings["run"] + (place if place == "/new" else "")
+    assert main([str(settings_file), "--run", run]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("training: --run ") and reason in error
 
 
 def test_a_stage_that_is_done_is_kept(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

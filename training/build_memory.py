@@ -26,6 +26,7 @@ from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import DeviceError, resolve_device
+from training.command import exit_status, require_writable
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
@@ -139,9 +140,9 @@ def provenance(
 def run(options: argparse.Namespace) -> None:
     """One memory as the command line asks for it; everything that can fail early is tried before the network."""
     device = resolve_device(options.device)
-    if options.output.is_dir():
-        raise MemoryBankError(f"--output {options.output} is a folder; it must be a file's name")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    require_writable("--output", options.output)
+    if options.output.exists() and options.checkpoint.exists() and options.output.samefile(options.checkpoint):
+        raise MemoryBankError(f"--output {options.output} is the checkpoint itself: name another file")
     spec = load_spec(options.dataset)
     model, info = load_checkpoint(options.checkpoint)
     if model.mar is not None:
@@ -181,7 +182,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0, or 1 after one line on stderr that says why there is no memory."""
+    """The command. Returns 0, 1 after one line on stderr that says why there is no memory, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m training.build_memory",
         description="Run a network over a labelled split; keep each class's hard features and prototype, MAR's memory.",
@@ -197,12 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--query", type=int, help="the frame's place in its window, from 0 (default: the middle)")
     parser.add_argument("--offset", type=int, default=1, help="frame numbers between neighbours (default: 1)")
-    try:
-        run(parser.parse_args(arguments))
-    except (CheckpointError, DatasetError, DeviceError, MemoryBankError, OSError, ValueError) as error:
-        print(f"build_memory: {error}", file=sys.stderr)
-        return 1
-    return 0
+    errors = (CheckpointError, DatasetError, DeviceError, MemoryBankError, ValueError)
+    stopped = "nothing was written, the same command begins anew"
+    return exit_status("build_memory", lambda: run(parser.parse_args(arguments)), errors, stopped)
 
 
 if __name__ == "__main__":

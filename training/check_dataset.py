@@ -23,6 +23,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from stmem_ros.files import whole_file
+from training.command import exit_status, require_writable
 from training.data.dataset import (
     DatasetError,
     DatasetSpec,
@@ -34,6 +35,7 @@ from training.data.dataset import (
     scan,
 )
 
+HISTOGRAM = "class_histogram.png"
 SHOWN = 10
 SHOWN_GAPS = 3
 SHOWN_SEQUENCES = 40
@@ -218,10 +220,11 @@ def _percent(value: float) -> str:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Check every split that is asked for; returns the number of problems. Raises DatasetError, OSError."""
+    """Check every split that is asked for; returns 1 where there are problems, else 0. Raises DatasetError, OSError."""
     spec = load_spec(options.dataset)
     if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
+        require_writable("--output", options.output, folder=True)
+        require_writable("--output", options.output / HISTOGRAM)
     pixels, problems = {}, 0
     for split in options.splits:
         title = f"{spec.name}, {split}"
@@ -235,14 +238,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         problems += sum(len(lines) for lines in report.problems.values())
         pixels[split] = report.pixels
     if options.output is not None and pixels:
-        path = options.output / "class_histogram.png"
+        path = options.output / HISTOGRAM
         draw_histogram(pixels, spec, path)
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-    return problems
+    if problems:
+        print(f"check_dataset: {problems} problem{'s' * (problems > 1)}, see above", file=sys.stderr)
+    return int(problems > 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0 where all is well, 1 where there is any problem."""
+    """The command. Returns 0 where all is well, 1 where there is any problem, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m training.check_dataset",
         description="Read every image of a data set and print what is in it and what is wrong with it.",
@@ -252,16 +257,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--splits", nargs="+", default=["train", "val"], help="as the folders are named (default: train val)"
     )
-    parser.add_argument("--output", type=Path, help="folder to write class_histogram.png into")
-    console = Console()
-    try:
-        problems = run(parser.parse_args(arguments), console)
-    except (DatasetError, OSError) as error:
-        print(f"check_dataset: {error}", file=sys.stderr)
-        return 1
-    if problems:
-        print(f"check_dataset: {problems} problem{'s' * (problems > 1)}, see above", file=sys.stderr)
-    return int(problems > 0)
+    parser.add_argument("--output", type=Path, help=f"folder to write {HISTOGRAM} into")
+    return exit_status("check_dataset", lambda: run(parser.parse_args(arguments), Console()), (DatasetError,))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,19 @@ come from one pass.
 from __future__ import annotations
 
 import argparse
-import contextlib
+import collections
 import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, load_checkpoint, load_rows
@@ -26,17 +29,16 @@ from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.baselines import BASELINES, MissingLibraryError
+from training.command import OutputError, exit_status, require_writable
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     LabelledFrame,
-    class_pixels,
     list_frames,
     list_images,
     load_spec,
     read_frame,
-    read_image,
     require_classes,
 )
 from training.measure.baseline import Baseline, Fusion
@@ -44,7 +46,7 @@ from training.measure.cost import Cost, cost_of
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.measure.quality import Quality
 from training.measure.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
-from training.measure.rows import ROWS, Networks, Row, row_name
+from training.measure.rows import ROWS, Networks, Row, labelled, row_name, same_network
 from training.measure.sliding import Slide
 from training.measure.temporal import MotionTracker
 
@@ -58,7 +60,7 @@ class EvaluationError(Exception):
 
 
 # What `run` raises for a person.
-ERRORS = (CheckpointError, DatasetError, DeviceError, EvaluationError)
+ERRORS = (CheckpointError, DatasetError, DeviceError, EvaluationError, OutputError)
 
 
 class Tally:
@@ -85,7 +87,7 @@ class Tally:
         """The figures so far, beside what the network costs."""
         confusion = self.confusion.compute()
         quality = {} if self.quality is None else self.quality.to_dict()
-        return Result(self.row.name, Accuracy.of(confusion), quality, cost, confusion.cpu().numpy())
+        return Result(self.row.kind, Accuracy.of(confusion), quality, cost, confusion.cpu().numpy(), self.row.label)
 
 
 def evaluate(
@@ -124,7 +126,8 @@ def measure(
 
     Images are resized to the checkpoint's `short_side`; logits go straight to the size of the label image, those of a
     sliding window by way of the network's image. What rows have in common is computed once: the base features of an
-    image, and the fused features of a window. Raises DatasetError where a file cannot be used.
+    image, and the fused features of a window. Raises DatasetError where a file cannot be used, EvaluationError where
+    a network's output is not finite.
     """
     networks = Networks([tally.row for tally in tallies], frames, device, windows, slide)
     tracker = MotionTracker() if any(tally.quality is not None for tally in tallies) else None
@@ -134,6 +137,12 @@ def measure(
         consecutive = index > 0 and are_consecutive(frames[index - 1], frame, spec)
         motion = None if tracker is None else tracker.follow(image, consecutive)
         for tally, low in zip(tallies, networks.logits(index), strict=True):
+            if not low.isfinite().all():
+                raise EvaluationError(
+                    f"{tally.row.checkpoint or 'the network'}, row {tally.row.name}: its output for {frame.image} "
+                    "holds NaN or infinity, so its weights are far too large: its training went wrong; take an earlier "
+                    "checkpoint, or train again with lower rates"
+                )
             logits = upsample(low.contiguous(), (truth.shape[0], truth.shape[1]))
             if tally.row.refinement is not None:
                 logits = tally.row.refinement.refine(logits[0], image)[None]
@@ -155,17 +164,29 @@ def are_consecutive(earlier: LabelledFrame, later: LabelledFrame, spec: DatasetS
 def networks_of(checkpoints: list[Path]) -> list[tuple[Path, VideoSegmenter, CheckpointInfo]]:
     """The networks that files hold: first the rows kept beside others, then each file's own. Raises CheckpointError.
 
-    A row that is a file's own network too is taken from there.
+    Of a kind a file gives one; a row that another file has too, with the same weights, is left out.
     """
     own = [(path, *load_checkpoint(path)) for path in checkpoints]
-    taken = {row_name(info.config) for _, _, info in own}
-    kept = []
-    for path in checkpoints:
+    kept: list[tuple[Path, VideoSegmenter, CheckpointInfo]] = []
+    for path, _, own_info in own:
+        kinds = {row_name(own_info.config)}
         for model, info in load_rows(path).values():
-            if row_name(info.config) not in taken:
-                taken.add(row_name(info.config))
+            kind = row_name(info.config)
+            if kind not in kinds and not any(same_network((model, info), each[1:]) for each in [*own, *kept]):
                 kept.append((path, model, info))
+            kinds.add(kind)
+    for path, model, info in [*kept, *own]:
+        _require_numbers(path, row_name(info.config), model)
     return sorted(kept, key=lambda row: ROWS.index(row_name(row[2].config))) + own
+
+
+def _require_numbers(path: Path, row: str, model: nn.Module) -> None:
+    broken = next((name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {broken} of its row {row}: its training went wrong; take an earlier "
+            "checkpoint, or train again with lower rates"
+        )
 
 
 def rows_of(
@@ -178,10 +199,14 @@ def rows_of(
     """The rows that the checkpoints give, in their order; with `window` "both", causal ones after centred ones.
 
     `short_side` above 0 stands for that of the checkpoints. Each of `baselines` is a row after the row base.
-    Raises CheckpointError, and EvaluationError where a checkpoint has other classes or its row is there already, or
-    where baselines find no row base.
+    Rows of one name, from several files, are told apart by their files' names.
+    Raises CheckpointError, and EvaluationError where a checkpoint has other classes or is given twice, or where
+    baselines find no row base.
     """
-    rows: dict[str, Row] = {}
+    for place, path in enumerate(checkpoints):
+        if any(path.resolve() == other.resolve() for other in checkpoints[:place]):
+            raise EvaluationError(f"--checkpoint names {path} twice: give it once")
+    rows: list[Row] = []
     for path, model, info in networks_of(checkpoints):
         require_classes(info.labels, spec, str(path))
         if short_side:
@@ -190,18 +215,14 @@ def rows_of(
         for baseline in (None, *baselines) if own == "base" else (None,):
             several = isinstance(baseline, Fusion) or model.stf is not None
             for causal in WINDOWS[window] if several else (False,):
-                row = Row(model, info, causal, path, baseline)
-                if row.name in rows:
-                    raise EvaluationError(
-                        f"{rows[row.name].checkpoint} and {path} are both a row {row.name!r}: give one of them"
-                    )
-                rows[row.name] = row
-    if baselines and "base" not in rows:
+                rows.append(Row(model, info, causal, path, baseline))
+    if baselines and not any(row.kind == "base" for row in rows):
         raise EvaluationError(
-            f"--baseline needs a row base, and {', '.join(map(str, checkpoints))} gives {', '.join(rows)} alone: give "
+            f"--baseline needs a row base, and {', '.join(map(str, checkpoints))} gives "
+            f"{', '.join(row.kind for row in rows)} alone: give "
             "--checkpoint the base's file too (base/base.safetensors in the run's folder)"
         )
-    return list(rows.values())
+    return labelled(rows)
 
 
 def _baselines(names: Sequence[str]) -> list[Baseline]:
@@ -222,16 +243,31 @@ def _slide(options: argparse.Namespace) -> Slide | None:
     size = re.fullmatch(r"(\d+)x(\d+)", options.slide)
     if size is None:
         raise EvaluationError(f"--slide is {options.slide!r}; it must be HEIGHTxWIDTH in pixels, such as 769x769")
+    overlap = 1 / 3 if options.overlap is None else _share(options.overlap)
     try:
-        overlap = Fraction(options.overlap or "1/3")
-    except (ValueError, ZeroDivisionError) as error:
-        raise EvaluationError(
-            f"--overlap is {options.overlap!r}; it must be a share of the window, such as 1/3 or 0.5"
-        ) from error
-    try:
-        return Slide((int(size[1]), int(size[2])), float(overlap))
+        return Slide((int(size[1]), int(size[2])), overlap)
     except ValueError as error:
         raise EvaluationError(f"--{error}") from error
+
+
+def _share(text: str) -> float:
+    """Of a window: a decimal number, or a fraction such as 1/3. Raises EvaluationError."""
+    number = re.fullmatch(r"(\d{0,9}\.?\d{1,9})(?:/(0*[1-9]\d{0,8}))?", text, re.ASCII)
+    if number is None:
+        raise EvaluationError(f"--overlap is {text!r}; it must be a share of the window, such as 1/3 or 0.5")
+    return float(number[1]) / int(number[2] or 1)
+
+
+def _note_whole(slide: Slide, rows: list[Row], sizes: Iterable[tuple[int, int]]) -> None:
+    """Say so where a window holds every image of these sizes: it slides nowhere."""
+    seen = {network_size(size, row.info.short_side) for size in sizes for row in rows}
+    if all(len(slide.crops(size)) == 1 for size in seen):
+        (height, width), (largest_height, largest_width) = slide.size, max(seen)
+        print(
+            f"evaluate: --slide {height}x{width} holds every image whole ({largest_height}x{largest_width} and less, "
+            "as the network sees them): figures are those without --slide",
+            file=sys.stderr,
+        )
 
 
 def _cost(row: Row, size: tuple[int, int], slide: Slide | None) -> Cost:
@@ -245,34 +281,43 @@ def _cost(row: Row, size: tuple[int, int], slide: Slide | None) -> Cost:
     return Cost(size, cost.parameters, {part: len(crops) * macs for part, macs in cost.macs.items()})
 
 
-@contextlib.contextmanager
-def _writing(option: str, path: Path) -> Iterator[None]:
+def _check_outputs(options: argparse.Namespace) -> None:
+    """See that what is asked for can be written; makes nothing. Raises OutputError and EvaluationError."""
+    if options.json is not None:
+        require_writable("--json", options.json)
+        if any(options.json.exists() and path.exists() and path.samefile(options.json) for path in options.checkpoint):
+            raise EvaluationError(f"--json {options.json} is the checkpoint itself: name another file")
+    if options.pictures is not None:
+        require_writable("--pictures", options.pictures, folder=True)
+        for name in PICTURES:
+            require_writable("--pictures", options.pictures / name)
+        if options.json is not None and options.json.resolve() in (
+            options.pictures.resolve(),
+            *options.pictures.resolve().parents,
+        ):
+            raise EvaluationError(f"--json {options.json} is to be a file, --pictures needs a folder there: rename one")
+
+
+def _write(option: str, path: Path, write: Callable[[], None]) -> None:
     try:
-        yield
+        write()
     except OSError as error:
-        raise EvaluationError(
+        raise OutputError(
             f"{option} {path} cannot be written: {error.strerror or error}; name a place that can be"
         ) from error
 
 
-def _make_folder(option: str, folder: Path) -> None:
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise EvaluationError(f"{option} needs a folder where {path} is a file: name another place")
-    with _writing(option, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-def _prepare_outputs(options: argparse.Namespace) -> None:
-    """Make the folders that will be written to. Raises EvaluationError."""
-    if options.json is not None:
-        _make_folder("--json", options.json.parent)
-        if options.json.is_dir():
-            raise EvaluationError(f"--json {options.json} is a folder; it must be a file's name")
-        if any(options.json.exists() and path.exists() and path.samefile(options.json) for path in options.checkpoint):
-            raise EvaluationError(f"--json {options.json} is the checkpoint itself: name another file")
-    if options.pictures is not None:
-        _make_folder("--pictures", options.pictures)
+def _check_frames(
+    frames: list[LabelledFrame], spec: DatasetSpec
+) -> tuple[NDArray[np.int64], collections.Counter[tuple[int, int]]]:
+    """Pixels by class, and how many frames have which rows and columns. Reads, and so checks, images and labels."""
+    pixels = np.zeros(len(spec.labels), np.int64)
+    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    for frame in frames:
+        _, labels = read_frame(frame, spec)
+        pixels += np.bincount(labels.ravel(), minlength=256)[: len(spec.labels)]
+        sizes[labels.shape[0], labels.shape[1]] += 1
+    return pixels, sizes
 
 
 def _window_config(options: argparse.Namespace) -> WindowConfig:
@@ -287,7 +332,7 @@ def run(options: argparse.Namespace) -> None:
     device = resolve_device(options.device)
     beside, slide = _window_config(options), _slide(options)
     baselines = _baselines(options.baseline)
-    _prepare_outputs(options)
+    _check_outputs(options)
     spec = load_spec(options.dataset)
     if options.short_side and options.short_side < SMALLEST_SIDE:
         raise EvaluationError(
@@ -296,11 +341,13 @@ def run(options: argparse.Namespace) -> None:
     rows = rows_of(options.checkpoint, options.window, spec, options.short_side, baselines)
     frames = list_frames(spec, options.root, options.split)
     windows = Windows(list_images(spec, options.root, options.split), spec, beside)
-    pixels = class_pixels(frames, spec).sum(0)
+    pixels, sizes = _check_frames(frames, spec)
     if not pixels.any():
         raise DatasetError(f"the {options.split} split of {spec.name} in {options.root} has no labelled pixel")
-    height, width = read_image(frames[0].image).shape[:2]
-    costs = [_cost(row, (height, width), slide) for row in rows]
+    if slide is not None:
+        _note_whole(slide, rows, sizes)
+    # Of the first frame's size; images of one split seldom differ.
+    costs = [_cost(row, next(iter(sizes)), slide) for row in rows]
     tallies = [Tally(row, len(spec.labels), device, Quality(len(spec.labels))) for row in rows]
     # The first row of the checkpoint given last: its centred one where there are two.
     main_row = next(place for place, row in enumerate(rows) if row.model is rows[-1].model)
@@ -321,11 +368,19 @@ def run(options: argparse.Namespace) -> None:
             "slide": None if slide is None else dataclasses.asdict(slide),
             "rows": {row.name: its for row, its in zip(rows, figures, strict=True)},
         }
-        with _writing("--json", options.json), whole_file(options.json) as partial:
-            partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+        _write("--json", options.json, lambda: write_json(options.json, document))
     if options.pictures is not None:
-        with _writing("--pictures", options.pictures):
-            write_pictures(options.pictures, results, results[main_row], worst.shots(), spec.labels)
+        _write(
+            "--pictures",
+            options.pictures,
+            lambda: write_pictures(options.pictures, results, results[main_row], worst.shots(), spec.labels),
+        )
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Whole or not at all. Raises OSError."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def options_parser() -> argparse.ArgumentParser:
@@ -388,16 +443,8 @@ def options_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0, or 1 after one line on stderr that says why there are no figures."""
-    try:
-        run(options_parser().parse_args(arguments))
-    except ERRORS as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"evaluate: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    return 0
+    """The command. Returns 0, 1 after one line on stderr that says why there are no figures, 130 on Ctrl-C."""
+    return exit_status("evaluate", lambda: run(options_parser().parse_args(arguments)), ERRORS)
 
 
 if __name__ == "__main__":

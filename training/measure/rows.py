@@ -25,7 +25,7 @@ from training.measure.sliding import Crop, Slide, merge
 class Row:
     """A network and its window: one with the frame in the middle (T-1, T, T+1), or a causal one (T-2, T-1, T).
 
-    With a baseline the network is a base and its classifier alone.
+    With a baseline the network is a base and its classifier alone. `label` tells rows of one kind apart.
     """
 
     model: VideoSegmenter
@@ -33,9 +33,15 @@ class Row:
     causal: bool = False
     checkpoint: Path | None = None
     baseline: Baseline | None = None
+    label: str = ""
 
     @property
     def name(self) -> str:
+        """Its kind, and its label in brackets where it has one."""
+        return full_name(self.kind, self.label)
+
+    @property
+    def kind(self) -> str:
         """`row_name`, `+` and the baseline's name, and `_causal` where the window is. A single frame has no window."""
         name = row_name(self.info.config)
         if self.baseline is not None:
@@ -83,6 +89,39 @@ def row_name(config: SegmenterConfig) -> str:
     if config.stf is None:
         return "base" if config.mar is None else "mar"
     return "stf" if config.mar is None else "both"
+
+
+def full_name(kind: str, label: str) -> str:
+    """What a row is called: `both`, or `both (run_a)` beside another one's."""
+    return f"{kind} ({label})" if label else kind
+
+
+def labelled(rows: list[Row]) -> list[Row]:
+    """Where several rows are of one kind, the same with labels: as much of the end of their files' paths as differs."""
+    kinds = [row.kind for row in rows]
+    return [
+        row
+        if kinds.count(row.kind) == 1 or row.checkpoint is None
+        else dataclasses.replace(row, label=_label(row.checkpoint, _files(rows, row.kind)))
+        for row in rows
+    ]
+
+
+def _files(rows: list[Row], kind: str) -> list[Path]:
+    return [row.checkpoint for row in rows if row.kind == kind and row.checkpoint is not None]
+
+
+def _label(path: Path, files: list[Path]) -> str:
+    """The shortest end of the path, if possible without its suffix, of which all files' are different."""
+    parts = {file: file.absolute().with_suffix("").parts for file in files}
+    if len(set(parts.values())) < len(parts):
+        parts = {file: file.absolute().parts for file in files}
+    for count in range(1, len(parts[path]) + 1):
+        if len({each[-count:] for each in parts.values()}) == len(parts):
+            break
+    # A folder may tell them apart where the name does not: `run_a`, not `run_a/model`.
+    same_name = count == 2 and len({each[-1] for each in parts.values()}) == 1
+    return parts[path][-2] if same_name else "/".join(parts[path][-count:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +237,17 @@ def fusion_alike(one: Row, other: Row) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
     return ours.config == theirs.config and equal_weights(ours, theirs)
+
+
+def same_network(one: tuple[VideoSegmenter, CheckpointInfo], other: tuple[VideoSegmenter, CheckpointInfo]) -> bool:
+    """Whether two networks give the same labels for any clip."""
+    (ours, its), (theirs, others) = one, other
+    return (
+        its.config == others.config
+        and its.normalization == others.normalization
+        and its.short_side == others.short_side
+        and equal_weights(ours, theirs)
+    )
 
 
 def equal_weights(one: nn.Module, other: nn.Module) -> bool:

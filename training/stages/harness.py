@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import pickle
+import signal
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -41,12 +43,13 @@ class StageFolder:
         self.last, self.best = path / "last.ckpt", path / "best.ckpt"
         self._settings = path / "stage.json"
 
-    def begin(self, settings: dict[str, Any]) -> None:
+    def begin(self, settings: dict[str, Any], done: bool = False) -> None:
         """Note what decides the stage's outcome, or see that it is what the stage was begun with.
 
-        Raises TrainingError where it differs: a stage is never half of one thing and half of another.
+        Which weights to keep may be decided anew as long as the stage is not `done`, and where there is no choice.
+        Raises TrainingError where anything else differs: a stage is never half of one thing and half of another.
         """
-        settings = json.loads(json.dumps(settings))
+        settings, before = json.loads(json.dumps(settings)), None
         if self._settings.is_file():
             try:
                 before = json.loads(self._settings.read_text())
@@ -54,19 +57,24 @@ class StageFolder:
                 raise TrainingError(
                     f"{self._settings} cannot be read ({error}); delete {self.path} to start over"
                 ) from error
-            differing = next(_differences(before, settings), None)
+            free = () if done and self.best.is_file() else ("keep",)
+            differing = next((each for each in _differences(before, settings) if each[0] not in free), None)
             if differing is not None:
                 name, then, now = differing
                 raise TrainingError(
                     f"{self.path} was begun with {name} = {then}, now it is {now}: "
                     "give another --run, or delete that folder to start this stage over"
                 )
-        elif processes()[0] == 0:
+        if before != settings and processes()[0] == 0:
             try:
                 with whole_file(self._settings) as partial:
                     partial.write_text(json.dumps(settings, indent=2) + "\n")
             except OSError as error:
                 raise TrainingError(f"{self._settings} could not be written: {error.strerror or error}") from error
+
+    def kept(self, keep: str) -> str:
+        """`keep`, best or last; last where no validation has found a best."""
+        return keep if self.best.is_file() else "last"
 
     def resume_from(self) -> Path | None:
         """The checkpoint of the last whole epoch, None where there is none. Raises TrainingError if it is damaged."""
@@ -216,6 +224,19 @@ def validation_loader(dataset: Dataset, workers: int, collate: Callable[[list], 
     return DataLoader(part, num_workers=workers, collate_fn=collate)
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as everywhere: where Lightning would end the process, deaf to another one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
 def fit(
     trainer: L.Trainer,
     stage: L.LightningModule,
@@ -228,11 +249,17 @@ def fit(
 
     Returns their figures on the validation split. Raises TrainingError.
     """
-    trainer.fit(stage, train, validation, ckpt_path=folder.resume_from())
+    with _interruptible():
+        trainer.fit(stage, train, validation, ckpt_path=folder.resume_from())
     trainer.strategy.barrier()
+    kept = folder.kept(keep)
+    if kept != keep and processes()[0] == 0:
+        print(
+            f"training: {folder.path} ended before its first validation: its last weights are kept, as no best is known"
+        )
     # The averaged weights, also where the run was over and `fit` returned without averaging; and their own figures.
-    kept = folder.best if keep == "best" else folder.last
-    stage.load_state_dict(torch.load(kept, "cpu", weights_only=True)["state_dict"])
-    with torch.no_grad():
+    path = folder.best if kept == "best" else folder.last
+    stage.load_state_dict(torch.load(path, "cpu", weights_only=True)["state_dict"])
+    with torch.no_grad(), _interruptible():
         figures = trainer.validate(stage, validation, verbose=False)[0]
     return {name: float(value) for name, value in figures.items()}

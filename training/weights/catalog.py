@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import re
 
@@ -30,6 +31,16 @@ def recognise(state: State) -> str | None:
         if has and not any(_any(names, pattern) for pattern in source.lacks):
             return name
     return None
+
+
+def prefixes(state: State) -> list[str]:
+    """What names begin with, up to a dot, one to three deep; the shallow first, and of these those of many names."""
+    counts = collections.Counter(
+        ".".join(parts[:depth]) + "."
+        for parts in (name.split(".") for name in state)
+        for depth in range(1, min(len(parts), 4))
+    )
+    return sorted(counts, key=lambda prefix: (prefix.count("."), -counts[prefix]))
 
 
 def without_prefix(state: State, source: Source) -> dict[str, Tensor]:

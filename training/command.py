@@ -1,0 +1,61 @@
+"""What all commands share: one line for a person where they fail or are stopped, and outputs that can be written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from stmem_ros.files import one_line
+
+# As shells have it: 128 and the number of SIGINT.
+STOPPED = 130
+
+
+class OutputError(OSError):
+    """A place that cannot be written to: one line with the option, the place and what to do."""
+
+
+def exit_status(
+    name: str, work: Callable[[], int | None], errors: tuple[type[Exception], ...] = (), stopped: str = ""
+) -> int:
+    """Do the work of the command `name`; returns its status, 0 where it gives none.
+
+    1 after one line on stderr where it raises one of `errors` or OSError; 130 after one line on Ctrl-C, in which
+    `stopped` says what the stop means. Other exceptions pass: they are defects.
+    """
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        status, line = STOPPED, f"stopped; {stopped}" if stopped else "stopped"
+    except (*errors, OSError) as error:
+        status, line = 1, _line(error)
+    # Only here, where nothing refers to the work any more, has a progress bar ended its line.
+    print(f"{name}: {line}", file=sys.stderr)
+    return status
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return one_line(error) or type(error).__name__
+
+
+def require_writable(name: str, path: Path, folder: bool = False) -> None:
+    """See that `path`, given as the option `name`, can become a file, or a folder. Raises OutputError.
+
+    Makes nothing, so that a command which fails later leaves nothing behind.
+    """
+    if not folder and path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise OutputError(f"{name} {path} is {kind}; it must be a file's name")
+    wanted = path if folder else path.parent
+    place = next((place for place in (wanted, *wanted.parents) if os.path.lexists(place)), Path())
+    if not place.is_dir():
+        raise OutputError(f"{name} needs a folder where {place} is a file: name another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{name} {path} cannot be written: {place} is read-only here; name another place, or change that folder's "
+            "permissions"
+        )
