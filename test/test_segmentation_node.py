@@ -373,7 +373,7 @@ def test_simulated_time_that_stands_still_does_not_stop_the_node(
 def test_frames_that_a_slow_network_skips_are_no_gap(make_graph: Callable[..., Graph], fusing_checkpoint: Path) -> None:
     graph = make_graph(checkpoint=str(fusing_checkpoint), max_gap=0.1).start()
     free = threading.Event()
-    graph.node._engine.model.base.register_forward_pre_hook(lambda *_: free.wait(DEADLINE_S) and None)
+    graph.node._engine.network.base.register_forward_pre_hook(lambda *_: free.wait(DEADLINE_S) and None)
     for number in range(6):
         last = graph.send_image(gray_frame(number))
         wait_for(lambda count=number + 1: graph.node._statistics.received == count, "the frame")

@@ -91,7 +91,7 @@ def test_the_base_network_runs_once_a_frame(pixel_base: str) -> None:
     model, info = network(pixel_base)
     engine = StreamingSegmenter(model, info)
     calls = []
-    model.base.register_forward_hook(lambda *_: calls.append(1))
+    engine.network.base.register_forward_hook(lambda *_: calls.append(1))
     for index, image in enumerate(frames(5)):
         engine.step(image, index * PERIOD)
     assert len(calls) == 5

@@ -83,16 +83,26 @@ def steady_mean(window: Tensor, query: int | Tensor, sharpness: float, fading: f
     """The mean over the frames of a window `(N, T, C, H, W)`, place by place: `(N, C, H, W)`.
 
     Weights are softmax_t(sharpness * r_t - fading * d_t), r_t the correlation over channels of frame t's feature and
-    the query's, d_t how many frames beyond the query's neighbours it is: what jitters is averaged, what has moved
-    on is not.
+    the query's (the product of their `direction`s), d_t how many frames beyond the query's neighbours it is: what
+    jitters is averaged, what has moved on is not.
     """
-    alike = F.normalize(window - window.mean(2, keepdim=True), dim=2)
+    alike = direction(window, 2)
     correlation = (alike * frame_of(alike, query)[:, None]).sum(2)
-    places = torch.arange(window.shape[1], device=window.device)
-    at = query[:, None] if isinstance(query, Tensor) else query
-    beyond = ((places - at).abs() - 1).clamp(min=0).view(-1, window.shape[1], 1, 1)
+    beyond = frames_beyond(window.shape[1], query, window.device).view(-1, window.shape[1], 1, 1)
     weights = (sharpness * correlation - fading * beyond).softmax(1)
     return (weights[:, :, None] * window).sum(1)
+
+
+def direction(features: Tensor, channels: int = 1) -> Tensor:
+    """Features less their mean over dimension `channels`, of length 1 along it."""
+    return F.normalize(features - features.mean(channels, keepdim=True), dim=channels)
+
+
+def frames_beyond(length: int, query: int | Tensor, device: torch.device) -> Tensor:
+    """`(1 or N, T)`: how many frames each place of a window is beyond the neighbours of place `query`."""
+    places = torch.arange(length, device=device)
+    at = query[:, None] if isinstance(query, Tensor) else query
+    return ((places - at).abs() - 1).clamp(min=0).view(-1, length)
 
 
 class STF(nn.Module):
@@ -119,7 +129,8 @@ class STF(nn.Module):
         if config.stride > 1:
             nn.init.zeros_(self.decoder[-1].feedforward_norm.weight)  # type: ignore[arg-type, union-attr]
 
-    def _position(self, encoding: Tensor, grid: BlockGrid) -> Tensor:
+    def positions(self, encoding: Tensor, grid: BlockGrid) -> Tensor:
+        """A learnable encoding for a grid, padded: `(1, T, H, W, C)`."""
         size = (encoding.shape[2], grid.height, grid.width)
         if encoding.shape[2:] != size:
             encoding = F.interpolate(encoding, size, mode="trilinear", align_corners=False)
@@ -140,8 +151,8 @@ class STF(nn.Module):
     def _fuse(self, window: Tensor, query: int | Tensor) -> tuple[Tensor, Tensor]:
         grid = BlockGrid((window.shape[-2], window.shape[-1]), self.config.block, window.device)
         encoded = grid.pad(window.permute(0, 1, 3, 4, 2))
-        encoder_position = self._position(self.encoder_position, grid)
-        decoder_position = self._position(self.decoder_position, grid)
+        encoder_position = self.positions(self.encoder_position, grid)
+        decoder_position = self.positions(self.decoder_position, grid)
         fused = frame_of(encoded, query)[:, None]
         for encoder_layer in self.encoder:
             encoded = encoder_layer(encoded, encoder_position, grid)

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stmem_ros.checkpoint import CheckpointInfo, load_checkpoint
 from stmem_ros.network import VideoSegmenter
-from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
 from stmem_ros.streaming.device import resolve_device, resolve_precision
+from stmem_ros.streaming.exact import StreamingNetwork
+from stmem_ros.streaming.label_map import label_map
 from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState
 
 
@@ -64,7 +64,7 @@ class Segmentation:
 
 
 class StreamingSegmenter:
-    """Segments one camera's stream, frame by frame.
+    """Segments one camera's stream, frame by frame, with the exact fast form of `model` (`streaming.exact`).
 
     `last_reset` says why the window was forgotten before the newest frame, None where it was not.
     Not thread-safe: one thread at a time.
@@ -76,8 +76,7 @@ class StreamingSegmenter:
         self.info = info
         self.device = resolve_device(self.config.device)
         self.dtype = resolve_precision(self.config.precision, self.device)
-        self.model = model.eval().to(self.device, self.dtype)
-        self.model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = StreamingNetwork(model).to(self.device, self.dtype)
         short_side = {0: info.short_side, -1: 0}.get(self.config.short_side, self.config.short_side)
         self.preprocess = Preprocessor(info.normalization, short_side, self.device, self.dtype)
         self.length = model.window_frames
@@ -113,8 +112,7 @@ class StreamingSegmenter:
         self.last_reset = self.state.reset_reason(frame, int(self.config.max_gap * 1e9), skipped)
         if self.last_reset is not None:
             self.state.clear()
-        features = self.model.features(self.preprocess(image))
-        self.state.push(frame, features, self.length)
+        self.state.push(frame, self.network.frame(self.preprocess(image)), self.length)
         return self._label(confidence) if len(self.state.waiting) > self.delay else None
 
     @torch.inference_mode()
@@ -140,20 +138,6 @@ class StreamingSegmenter:
 
     def _label(self, with_confidence: bool) -> Segmentation:
         frame = self.state.waiting.pop(0)
-        window = torch.stack(self.state.features, 1)
-        logits = self.model.predict(window, self.length - 1 - self.delay).float().contiguous()
+        logits = self.network.predict(self.state.features, self.length - 1 - self.delay)
         labels, confidence = label_map(logits, (frame.image.shape[0], frame.image.shape[1]), with_confidence)
         return Segmentation(labels, confidence, frame.image, frame.stamp_ns, frame.frame_id)
-
-
-def label_map(
-    logits: Tensor, size: tuple[int, int], with_confidence: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Low-resolution logits `(1, classes, h, w)` to labels and, where asked for, confidence `(H, W)` uint8."""
-    full = upsample(logits, size)[0]
-    best, labels = full.max(0)
-    confidence = None
-    if with_confidence:
-        probability = torch.exp(best - torch.logsumexp(full, 0))
-        confidence = (probability * 255).round_().to(torch.uint8).cpu().numpy()
-    return labels.to(torch.uint8).cpu().numpy(), confidence

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+from stmem_ros.streaming.exact import FrameFeatures
 
 
 class ResetReason(enum.Enum):
@@ -33,9 +34,9 @@ class StreamFrame:
 
 @dataclasses.dataclass
 class StreamState:
-    """The window of one camera: `features` `(1, C, h, w)` oldest first, and the frames that still wait for a label."""
+    """The window of one camera: `features` of its frames, oldest first, and the frames that wait for a label."""
 
-    features: list[Tensor] = dataclasses.field(default_factory=list)
+    features: list[FrameFeatures] = dataclasses.field(default_factory=list)
     waiting: list[StreamFrame] = dataclasses.field(default_factory=list)
     newest: StreamFrame | None = None
 
@@ -62,7 +63,7 @@ class StreamState:
             return ResetReason.FRAME_ID
         return None
 
-    def push(self, frame: StreamFrame, features: Tensor, length: int) -> None:
+    def push(self, frame: StreamFrame, features: FrameFeatures, length: int) -> None:
         """Append a frame; the first of a stream fills the whole window."""
         if not self.features:
             self.features = [features] * length

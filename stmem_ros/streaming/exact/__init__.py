@@ -1,0 +1,12 @@
+"""The network as a stream computes it: the plain modules' output exactly, with what repeats taken out.
+
+Each file derives one part from a trained module of `stmem_ros.network`, which stays the one definition, and says by
+which equation. Weights that change later need a new derivation.
+"""
+
+from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
+from stmem_ros.streaming.exact.fusion import FoldedICSA, FoldedSTF
+from stmem_ros.streaming.exact.network import FrameFeatures, StreamingNetwork
+from stmem_ros.streaming.exact.refinement import FoldedMAR
+
+__all__ = ["FoldedICSA", "FoldedMAR", "FoldedSTF", "FrameFeatures", "StreamingNetwork", "fold_batch_norms"]

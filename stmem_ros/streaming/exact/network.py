@@ -1,0 +1,96 @@
+"""The whole network over a stream: what is known of one frame, computed once, and the logits of a window."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stmem_ros.network import STF, VideoSegmenter
+from stmem_ros.network.stf import direction, frames_beyond
+from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
+from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens
+from stmem_ros.streaming.exact.refinement import FoldedMAR
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFeatures:
+    """What windows need of a frame: the base's features `(N, C, h, w)`, and what STF makes of them alone.
+
+    `tokens` are of the first encoder layer; `direction` is what `steady_mean` compares, where STF adds to that.
+    What a network does not need is None, and stays None.
+    """
+
+    features: Tensor
+    tokens: FrameTokens | None = None
+    direction: Tensor | None = None
+
+
+class StreamingNetwork(nn.Module):
+    """A `VideoSegmenter` in two steps, `frame` and `predict`: its logits to rounding, for N cameras at once.
+
+    Works on a copy; `model` stays as it is. Made in float32 on the CPU; `to` moves it and changes its number format.
+    """
+
+    def __init__(self, model: VideoSegmenter) -> None:
+        super().__init__()
+        model = copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
+        self.window_frames = model.window_frames
+        fold_batch_norms(model.base, torch.zeros(1, 3, 64, 64))
+        self.base = model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classifier = model.classifier
+        self.fusion = None if model.stf is None else StreamingFusion(model.stf)
+        self.refinement = None if model.mar is None else FoldedMAR(model.mar)
+
+    def frame(self, images: Tensor) -> FrameFeatures:
+        """Normalised images `(N, 3, H, W)` of one moment."""
+        features = self.base(images)
+        return FrameFeatures(features) if self.fusion is None else self.fusion.frame(features)
+
+    def predict(self, window: Sequence[FrameFeatures], query: int) -> Tensor:
+        """Logits `(N, classes, u*h, u*w)` of frame `query` of a window, oldest first."""
+        features = window[query].features if self.fusion is None else self.fusion.fuse(window, query)
+        if self.refinement is not None:
+            features = self.refinement(features)
+        return self.classifier(features)
+
+
+class StreamingFusion(nn.Module):
+    """STF at any `stride`; above 1 with the steady mean that its output is added to."""
+
+    def __init__(self, stf: STF) -> None:
+        super().__init__()
+        self.config = stf.config
+        self.stf = FoldedSTF(stf)
+
+    def frame(self, features: Tensor) -> FrameFeatures:
+        """A frame's features `(N, C, h, w)`, once."""
+        if self.config.stride == 1:
+            return FrameFeatures(features, self.stf.frame(features))
+        pooled = F.avg_pool2d(features, self.config.stride, ceil_mode=True)
+        return FrameFeatures(features, self.stf.frame(pooled), direction(features))
+
+    def fuse(self, window: Sequence[FrameFeatures], query: int) -> Tensor:
+        """The features `(N, C, h, w)` of frame `query` of a window, oldest first."""
+        fused = self.stf.fuse([frame.tokens for frame in window if frame.tokens is not None], query)
+        if self.config.stride == 1:
+            return fused
+        change = F.interpolate(fused, scale_factor=self.config.stride, mode="bilinear", align_corners=False)
+        height, width = window[query].features.shape[-2:]
+        return self._steady_mean(window, query) + change[..., :height, :width]
+
+    def _steady_mean(self, window: Sequence[FrameFeatures], query: int) -> Tensor:
+        """`steady_mean`, frame by frame: no stack of features, and each frame's direction is known."""
+        directions = [frame.direction for frame in window if frame.direction is not None]
+        correlations = [(other * directions[query]).sum(1, keepdim=True) for other in directions]
+        beyond = frames_beyond(len(window), query, directions[0].device)[0]
+        weights = torch.cat(correlations, 1) * self.config.sharpness - self.config.fading * beyond[:, None, None]
+        weights = weights.softmax(1)
+        total = weights[:, :1] * window[0].features
+        for place, frame in enumerate(window[1:], 1):
+            total = torch.addcmul(total, weights[:, place : place + 1], frame.features)
+        return total
