@@ -1,0 +1,198 @@
+"""The engine's fast form of a network gives the plain modules' logits (design: section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from torch import Tensor, nn
+
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from stmem_ros.network import (
+    BASES,
+    MAR,
+    STF,
+    MARConfig,
+    SegmenterConfig,
+    STFConfig,
+    VideoSegmenter,
+    build_base,
+    build_segmenter,
+)
+from stmem_ros.streaming.exact import FoldedMAR, FoldedSTF, StreamingNetwork, fold_batch_norms
+
+TOLERANCE = {"rtol": 0, "atol": 1e-4}
+CLASSES = 5
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        yield
+
+
+def randomise(network: nn.Module, std: float = 0.2) -> None:
+    """Weights larger than any initialisation, so that every term shows."""
+    for name, parameter in network.named_parameters():
+        if not name.startswith("base"):
+            nn.init.normal_(parameter, std=std)
+
+
+def randomise_norms(network: nn.Module) -> None:
+    """Statistics as after a training."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 1.5)
+
+
+def streamed(network: StreamingNetwork, frames: Tensor, query: int) -> Tensor:
+    """Logits of frame `query` of the window `(N, T, 3, H, W)`, each frame computed alone."""
+    return network.predict([network.frame(frame) for frame in frames.unbind(1)], query)
+
+
+def plain(model: VideoSegmenter, frames: Tensor, query: int) -> Tensor:
+    return model.predict(torch.stack([model.features(frame) for frame in frames.unbind(1)], 1), query)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    size=some.tuples(some.integers(3, 17), some.integers(3, 17)),
+    block=some.tuples(some.integers(1, 6), some.integers(1, 6)),
+    frames=some.integers(1, 4),
+    depth=some.integers(1, 2),
+    heads=some.sampled_from([1, 2, 4]),
+    cameras=some.integers(1, 3),
+    data=some.data(),
+)
+@torch.inference_mode()
+def test_folded_stf_is_stf(
+    size: tuple[int, int],
+    block: tuple[int, int],
+    frames: int,
+    depth: int,
+    heads: int,
+    cameras: int,
+    data: some.DataObject,
+) -> None:
+    config = STFConfig(block, (5, 7), frames=frames, depth=depth, heads=heads, feedforward=6)
+    stf = STF(8, config).eval()
+    randomise(stf)
+    folded = FoldedSTF(stf)
+    window = torch.randn(cameras, frames, 8, *size)
+    query = data.draw(some.integers(0, frames - 1))
+    fused = folded.fuse([folded.frame(frame) for frame in window.unbind(1)], query)
+    torch.testing.assert_close(fused, stf(window, query), **TOLERANCE)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("values_per_class", [1, 4])
+@torch.inference_mode()
+def test_folded_mar_is_mar(values_per_class: int, residual: bool) -> None:
+    mar = MAR(16, MARConfig(CLASSES, 4, values_per_class, residual)).eval()
+    randomise(mar)
+    features = torch.randn(2, 16, 7, 9)
+    torch.testing.assert_close(FoldedMAR(mar)(features), mar(features), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "pspnet_resnet18", "pspnet_resnet50"])
+@torch.inference_mode()
+def test_every_batch_norm_of_a_base_is_folded_and_its_features_stay(name: str) -> None:
+    base = build_base(name).eval()
+    randomise_norms(base)
+    images = torch.randn(1, 3, 65, 97)
+    before = base(images)
+    fold_batch_norms(base, torch.zeros(1, 3, 64, 64))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in base.modules())
+    assert (base(images) - before).abs().max() <= 1e-4 * before.abs().max()
+
+
+class Awkward(nn.Module):
+    """A norm after a sum, a convolution with two readers of which one is a norm, and one convolution used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.shared = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.after_sum, self.after_one, self.after_shared = (nn.BatchNorm2d(3) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.one(x)
+        x = self.after_sum(one + self.two(x)) + self.after_one(one)
+        return self.after_shared(self.shared(self.shared(x)))
+
+
+@torch.inference_mode()
+def test_norms_that_cannot_be_folded_stay() -> None:
+    network = Awkward().eval()
+    randomise_norms(network)
+    images = torch.randn(1, 3, 8, 8)
+    before = network(images)
+    fold_batch_norms(network, images)
+    torch.testing.assert_close(network(images), before, **TOLERANCE)
+
+
+@pytest.mark.parametrize("query", [0, 1, 2])
+@pytest.mark.parametrize("cameras", [1, 2])
+@pytest.mark.parametrize(
+    ("stf", "mar"),
+    [
+        (STFConfig((4, 3), (6, 6), heads=1, feedforward=6), MARConfig(CLASSES, 3)),
+        (STFConfig((2, 2), (6, 6), heads=2, feedforward=6, stride=2), MARConfig(CLASSES, 3, residual=True)),
+        (STFConfig((3, 4), (6, 6), heads=2, feedforward=6, stride=3, sharpness=0, fading=1), None),
+    ],
+)
+@torch.inference_mode()
+def test_a_stream_gives_the_networks_logits(
+    pixel_base: str, stf: STFConfig, mar: MARConfig | None, cameras: int, query: int
+) -> None:
+    model = build_segmenter(SegmenterConfig(pixel_base, CLASSES, 2, stf, mar)).eval()
+    randomise(model)
+    for size in ((11, 13), (8, 12)):
+        frames = torch.randn(cameras, 3, 3, *size)
+        torch.testing.assert_close(
+            streamed(StreamingNetwork(model), frames, query), plain(model, frames, query), **TOLERANCE
+        )
+
+
+@torch.inference_mode()
+def test_other_sizes_may_follow_one_another(pixel_base: str) -> None:
+    stf = STFConfig((4, 3), (6, 6), heads=1, feedforward=6)
+    model = build_segmenter(SegmenterConfig(pixel_base, CLASSES, stf=stf)).eval()
+    network = StreamingNetwork(model)
+    for size in ((8, 12), (9, 7), (8, 12)):
+        frames = torch.randn(1, 3, 3, *size)
+        torch.testing.assert_close(streamed(network, frames, 2), plain(model, frames, 2), **TOLERANCE)
+
+
+@pytest.mark.parametrize("query", [1, 2])
+@torch.inference_mode()
+def test_the_shipped_networks_labels_stay(query: int) -> None:
+    model, _ = load_checkpoint(DEFAULT_CHECKPOINT)
+    frames = torch.nn.functional.interpolate(torch.randn(3, 3, 10, 13), (150, 203), mode="bicubic")[None]
+    network = StreamingNetwork(model)
+    ours, theirs = streamed(network, frames, query), plain(model, frames, query)
+    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.9999
+
+
+@torch.inference_mode()
+def test_the_plain_network_is_left_as_it_was() -> None:
+    model = build_segmenter(SegmenterConfig("pspnet_resnet18", CLASSES)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    StreamingNetwork(model)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_name_of_every_base_can_be_streamed() -> None:
+    """`fold_batch_norms` runs a base once on a small image: each must take it."""
+    with torch.device("meta"):
+        for name in BASES:
+            build_base(name).eval()(torch.zeros(1, 3, 64, 64))
