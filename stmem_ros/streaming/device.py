@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import torch
 
-PRECISIONS = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class DeviceError(Exception):
@@ -42,9 +37,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is float32. Raises DeviceError for an unknown name, and for float16 on a CPU."""
+    """`auto` is float16 on a GPU and float32 on a CPU. Raises DeviceError for another name, and float16 on a CPU."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
     if name not in PRECISIONS:
-        raise DeviceError(f"precision is {name!r}; it must be one of {', '.join(PRECISIONS)}")
+        raise DeviceError(f"precision is {name!r}; it must be auto or one of {', '.join(PRECISIONS)}")
     if name == "float16" and device.type == "cpu":
         raise DeviceError("precision float16 needs a GPU; on a CPU use float32 or bfloat16")
     return PRECISIONS[name]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stmem_ros.checkpoint import CheckpointInfo, load_checkpoint
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
+from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_device, resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork
 from stmem_ros.streaming.label_map import label_map
@@ -76,7 +77,8 @@ class StreamingSegmenter:
         self.info = info
         self.device = resolve_device(self.config.device)
         self.dtype = resolve_precision(self.config.precision, self.device)
-        self.network = StreamingNetwork(model).to(self.device, self.dtype)
+        network = StreamingNetwork(model).to(self.device, self.dtype)
+        self.network = GraphedNetwork(network) if self.device.type == "cuda" else network
         short_side = {0: info.short_side, -1: 0}.get(self.config.short_side, self.config.short_side)
         self.preprocess = Preprocessor(info.normalization, short_side, self.device, self.dtype)
         self.length = model.window_frames

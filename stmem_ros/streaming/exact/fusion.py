@@ -79,8 +79,9 @@ class FoldedICSA(nn.Module):
         bias = weight @ long.out.bias.double() + torch.cat([way.bias for way in ways_in])
         self.register_buffer("short_weight", (weight @ long.out.weight.double()).float())
         self.register_buffer("short_bias", bias.float())
-        # Positions go to queries and keys alone.
-        self.register_buffer("short_position_weight", torch.cat([short.query.weight, short.key.weight]))
+        # Positions go to queries and keys alone; zeros keep the sum one whole addition, in ONNX too.
+        none = torch.zeros_like(short.value.weight)
+        self.register_buffer("short_position_weight", torch.cat([short.query.weight, short.key.weight, none]))
 
     def positions(self, query: Tensor, memory: Tensor) -> Positions:
         """W p of every projection that sees a position, from tokens `(1, P, T, B, C)`: constants of a grid."""
@@ -109,8 +110,7 @@ class FoldedICSA(nn.Module):
         mask = self._repeated(layout.long_mask(key.shape[2]), n)
         attended = F.scaled_dot_product_attention(self._long(query), self._long(key), self._long(value), mask)
         x = attended.transpose(1, 2).reshape(n, places, frames, blocks, channels)
-        x = F.linear(x, self.short_weight, self.short_bias)
-        x[..., : 2 * channels] += short
+        x = F.linear(x, self.short_weight, self.short_bias).add_(short)
         q, k, v = (self._short(part) for part in x.chunk(3, -1))
         attended = F.scaled_dot_product_attention(q, k, v, self._repeated(layout.short_mask(frames), n))
         x = self.out(attended.transpose(1, 2).reshape(n, blocks, places, frames, channels))

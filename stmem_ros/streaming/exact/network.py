@@ -16,6 +16,8 @@ from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
 from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens
 from stmem_ros.streaming.exact.refinement import FoldedMAR
 
+TOKEN_FIELDS = dataclasses.fields(FrameTokens)
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameFeatures:
@@ -28,6 +30,17 @@ class FrameFeatures:
     features: Tensor
     tokens: FrameTokens | None = None
     direction: Tensor | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in an order that `of` knows."""
+        tokens = [] if self.tokens is None else [getattr(self.tokens, field.name) for field in TOKEN_FIELDS]
+        return [self.features, *tokens, *([] if self.direction is None else [self.direction])]
+
+    def of(self, tensors: Sequence[Tensor]) -> FrameFeatures:
+        """Others of the same kind, from their `tensors`."""
+        count = 0 if self.tokens is None else len(TOKEN_FIELDS)
+        tokens = FrameTokens(*tensors[1 : 1 + count]) if count else None
+        return FrameFeatures(tensors[0], tokens, None if self.direction is None else tensors[1 + count])
 
 
 class StreamingNetwork(nn.Module):

@@ -1,0 +1,88 @@
+"""A streaming network as CUDA graphs: one launch for a frame, one for a window, instead of one for each kernel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stmem_ros.streaming.exact import FrameFeatures, StreamingNetwork
+
+_log = logging.getLogger(__name__)
+WARM_UP_RUNS = 3
+Tensors = list[Tensor]
+
+
+class Replay:
+    """`function` at the shapes of `examples`, captured once. A call copies its inputs in and the outputs out."""
+
+    def __init__(self, function: Callable[[Tensors], Tensors], examples: Tensors) -> None:
+        self._inputs = [example.clone() for example in examples]
+        self.shapes = [example.shape for example in examples]
+        # Libraries choose kernels and allocate when first called, which no capture may hold.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                function(self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = function(self._inputs)
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return [output.clone() for output in self._outputs]
+
+
+class GraphedNetwork:
+    """`StreamingNetwork` on a GPU through CUDA graphs, captured again where the image's size changes.
+
+    Where a capture fails it goes on without, and a warning says why.
+    """
+
+    def __init__(self, network: StreamingNetwork) -> None:
+        self.network = network
+        self.window_frames = network.window_frames
+        self._replays: dict[object, Replay] = {}
+        self._eager = False
+        self._kind: FrameFeatures | None = None
+
+    def frame(self, images: Tensor) -> FrameFeatures:
+        """As `StreamingNetwork.frame`."""
+
+        def function(tensors: Tensors) -> Tensors:
+            self._kind = self.network.frame(tensors[0])
+            return self._kind.tensors()
+
+        tensors = self._run("frame", function, [images])
+        assert self._kind is not None
+        return self._kind.of(tensors)
+
+    def predict(self, window: Sequence[FrameFeatures], query: int) -> Tensor:
+        """As `StreamingNetwork.predict`."""
+        size = len(window[0].tensors())
+
+        def function(tensors: Tensors) -> Tensors:
+            parts = [tensors[start : start + size] for start in range(0, len(tensors), size)]
+            return [self.network.predict([window[0].of(part) for part in parts], query)]
+
+        return self._run(query, function, [tensor for frame in window for tensor in frame.tensors()])[0]
+
+    def _run(self, key: object, function: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
+        if self._eager:
+            return function(inputs)
+        replay = self._replays.get(key)
+        if replay is None or replay.shapes != [tensor.shape for tensor in inputs]:
+            self._replays.pop(key, None)
+            try:
+                replay = self._replays[key] = Replay(function, inputs)
+            except RuntimeError as error:
+                self._eager = True
+                _log.warning("running without CUDA graphs, slower: %s", " ".join(str(error).split()))
+                return function(inputs)
+        return replay(inputs)
