@@ -39,7 +39,12 @@ class Parameter:
 PARAMETERS = (
     Parameter("checkpoint", "", "Checkpoint file (.safetensors); empty: the model that ships in the package."),
     Parameter("device", "auto", "Where the network runs: auto (the first CUDA GPU, else the CPU), cpu, cuda, cuda:N."),
-    Parameter("precision", "auto", "Number format of the network; auto is float32.", tuple(PRECISIONS)),
+    Parameter(
+        "precision",
+        "auto",
+        "Number format of the network; auto is float16 on a GPU, else float32.",
+        ("auto", *PRECISIONS),
+    ),
     Parameter("threads", 0, "CPU threads of the network; 0 leaves the choice to PyTorch.", range=(0, 256)),
     Parameter(
         "window",
