@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -190,19 +191,34 @@ def test_what_can_be_measured_is(
 
 
 def test_the_size_of_the_images_is_that_of_the_command_line(
-    run: Callable[..., dict[str, Any]], camvid: Path, network: Path
+    run: Callable[..., dict[str, Any]], camvid: Path, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ("table3", "--camvid", camvid, "--checkpoint", f"camvid_lite2={network}", "--short-side", "96")
-    assert by_name(run(*given))["CamVid, EfficientNet-Lite2"]["source"]["short_side"] == 96
+    sizes = []
+
+    def measure(options: argparse.Namespace) -> None:
+        sizes.append(options.short_side)
+        options.json.parent.mkdir(exist_ok=True)
+        options.json.write_text(json.dumps({"rows": {"base": {"miou": 50.0}}}))
+
+    monkeypatch.setattr(evaluate, "run", measure)
+    given = ("table3", "--camvid", camvid, "--checkpoint", f"camvid_lite2={network}")
+    for size in (96, 128):
+        row = by_name(run(*given, "--short-side", str(size)))["CamVid, EfficientNet-Lite2"]
+        assert (row["ours"], row["source"]["short_side"]) == (50.0, size)
+    assert sizes == [96, 128]
 
 
 def test_another_network_than_the_rows_is_no_figure_of_it(
-    run: Callable[..., dict[str, Any]], camvid: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+    camvid: Path,
+    network: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(configuration, "CONFIGS", CONFIGS)
-    rows = by_name(run("table3", "--camvid", camvid, "--checkpoint", f"camvid_lite2={network}"))
-    row = rows["CamVid, EfficientNet-Lite2"]
-    assert row["ours"] is None and "is pixels, camvid_lite2 is efficientnet_lite2" in row["note"]
+    words = ["table3", "--camvid", camvid, "--checkpoint", f"camvid_lite2={network}", "--output", tmp_path / "out"]
+    assert main([*map(str, words)]) == 1
+    assert "is pixels, camvid_lite2 is efficientnet_lite2" in capsys.readouterr().out
 
 
 def test_a_data_set_that_changed_is_measured_again(
@@ -336,6 +352,7 @@ def test_the_sweep_takes_the_network_before_mar_out_of_a_whole_file(
     sizes = ("--hard", "2", "--confident", "2", "--runs", tmp_path / "new", "--set", "max_steps=1")
     document = run("kl_kh", "--config", trained, "--checkpoint", f"mine={whole}", *sizes)
     assert [row["name"] for row in document["rows"]] == ["K_L = 2, K_H = 2"]
+    assert "max_steps=1" in document["remarks"][0]
     taken, _ = load_checkpoint(tmp_path / "new" / "mine" / "kl_kh" / "base.safetensors")
     assert torch.equal(taken.classifier.linear.weight, base.classifier.linear.weight)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from training.paper.document import Document, Line
-from training.paper.local import Local, NotMeasured
+from training.paper.document import Document, Line, NotMeasured, Source, number
+from training.paper.local import Local
 from training.paper.tables import TABLE5, TABLE5_SYSTEM, TABLES, PaperRow, System
 
 PAPER_GAIN = (
@@ -26,32 +26,32 @@ def accuracy_table(name: str, local: Local) -> Document:
 def _line(row: PaperRow, local: Local) -> Line:
     if row.system is None:
         return Line(row.name, row.paper, None, row.reason)
-    ours, note = measured(local, row.system, lambda figures: figures["miou"])
-    return Line(row.name, row.paper, ours, note)
+    return Line(row.name, row.paper, *measured(local, row.system, lambda figures: figures["miou"]))
 
 
-def measured(local: Local, system: System, pick: Callable[[dict[str, Any]], Any]) -> tuple[Any, str]:
-    """A figure of a system and what must be said of it; None and the reason where there is none."""
+def measured(local: Local, system: System, pick: Callable[[dict[str, Any]], Any]) -> tuple[Any, str, Source | None]:
+    """A figure of a system, what must be said of it, what gave it; None and the reason where there is none."""
     try:
-        figures, data = local.row(system)
+        figures, data, source = local.row(system)
     except NotMeasured as error:
-        return None, str(error)
-    return pick(figures), data.differs
+        return None, str(error), None
+    return pick(figures), data.differs, source
 
 
 def table5(local: Local) -> Document:
     """Table 5: each class of Cityscapes val, PSPNet-50 with and without MAR; the columns are those of MAR."""
     config, dataset = TABLE5_SYSTEM
-    ours, notes = {}, {}
-    for row in ("base", "mar"):
-        ours[row], notes[row] = measured(
+    (base, _, base_source), (ours, note, source) = (
+        measured(
             local, System(config, dataset, row), lambda figures: figures["per_class_iou"] | {"mean": figures["miou"]}
         )
+        for row in ("base", "mar")
+    )
     lines = []
-    for place, (label, (_, paper)) in enumerate(TABLE5.items()):
-        lines.append(
-            Line(label, paper, None if ours["mar"] is None else ours["mar"].get(label), "" if place else notes["mar"])
-        )
-    base = tuple("-" if ours["base"] is None else f"{ours['base'].get(label) or 0:.2f}" for label in TABLE5)
-    more = {"base, paper": tuple(f"{figure:.2f}" for figure, _ in TABLE5.values()), "base, ours": base}
+    for label, (_, paper) in TABLE5.items():
+        lines.append(Line(label, paper, None if ours is None else ours.get(label), note, source or base_source))
+    more = {
+        "base, paper": tuple(f"{figure:.2f}" for figure, _ in TABLE5.values()),
+        "base, ours": tuple(number(None if base is None else base.get(label)) for label in TABLE5),
+    }
     return Document("table5", "Table 5: Cityscapes val by class, PSPNet-50 + MAR", "IoU, %", tuple(lines), (), (), more)

@@ -13,15 +13,43 @@ from rich.text import Text
 
 from stmem_ros.files import whole_file
 
+NOTHING = "-"
+
+
+class NotMeasured(Exception):
+    """Why a figure cannot be had here: one line that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What gave a figure: a file and its SHA-256, and the frames it was measured on, `short_side` pixels high or wide.
+
+    `frames` are those that count; their neighbours do not.
+    """
+
+    checkpoint: str
+    sha256: str
+    dataset: str
+    split: str
+    frames: int
+    short_side: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.checkpoint} (sha256 {self.sha256[:12]}) on {self.frames} frames of {self.dataset} {self.split}, "
+            f"short side {self.short_side}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One row: the paper's figure and ours (None: there is none), and what must be said of them."""
+    """One row: the paper's figure and ours (None: there is none), what gave ours, and what must be said of them."""
 
     name: str
     paper: float | None = None
     ours: float | None = None
     note: str = ""
+    source: Source | None = None
 
     @property
     def difference(self) -> float | None:
@@ -33,6 +61,7 @@ class Document:
     """What one command found; `remarks` are paragraphs below the table, `pictures` files beside it.
 
     `more` columns, by name, have a text for each line. With `relative` the table shows differences in % of the paper's.
+    Figures have `digits` behind the point. A column that no line has anything for is left out.
     """
 
     name: str
@@ -43,35 +72,59 @@ class Document:
     pictures: tuple[str, ...] = ()
     more: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     relative: bool = False
+    digits: int = 2
 
     @property
     def notes(self) -> list[str]:
         """The lines' notes, each once: number n of the column `note` is the n-th."""
         return list(dict.fromkeys(line.note for line in self.lines if line.note))
 
+    @property
+    def sources(self) -> list[Source]:
+        """What gave the figures, each once: a letter in the column `source`."""
+        return list(dict.fromkeys(line.source for line in self.lines if line.source is not None))
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is any figure of ours."""
+        return bool(self.sources) or any(line.ours is not None for line in self.lines)
+
     def columns(self) -> list[tuple[str, ...]]:
         """Title row first: texts as a reader sees them."""
-        notes = self.notes
-        head = ["", "paper", "ours", "difference, %" if self.relative else "difference", *self.more, "note"]
-        rows = [tuple(head)]
-        for place, line in enumerate(self.lines):
-            difference = line.difference
-            if self.relative and difference is not None and line.paper:
-                difference = 100 * difference / line.paper
-            figures = (_number(line.paper), _number(line.ours), _number(difference, "+"))
-            note = str(notes.index(line.note) + 1) if line.note else ""
-            rows.append((line.name, *figures, *(texts[place] for texts in self.more.values()), note))
-        return rows
+        notes, sources = self.notes, self.sources
+        differences = [self._difference(line) for line in self.lines]
+        columns = {
+            "": [line.name for line in self.lines],
+            "paper": [number(line.paper, self.digits) for line in self.lines],
+            "ours": [number(line.ours, self.digits) for line in self.lines],
+            "difference, %" if self.relative else "difference": [
+                number(value, self.digits, "+") for value in differences
+            ],
+            **self.more,
+            "source": ["" if line.source is None else _letter(sources.index(line.source)) for line in self.lines],
+            "note": [str(notes.index(line.note) + 1) if line.note else "" for line in self.lines],
+        }
+        used = {
+            head: texts for head, texts in columns.items() if head in ("", "ours") or any(set(texts) - {"", NOTHING})
+        }
+        return [tuple(used), *zip(*used.values(), strict=True)]
+
+    def _difference(self, line: Line) -> float | None:
+        if self.relative and line.difference is not None and line.paper:
+            return 100 * line.difference / line.paper
+        return line.difference
 
     def markdown(self) -> str:
         head, *rows = self.columns()
-        aligned = ["---", "---:", "---:", "---:", *["---:"] * len(self.more), "---:"]
         table = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in (head, *rows)]
-        table.insert(1, "| " + " | ".join(aligned) + " |")
+        table.insert(1, "| " + " | ".join(["---", *["---:"] * (len(head) - 1)]) + " |")
         notes = "\n".join(f"{place}. {note}" for place, note in enumerate(self.notes, 1))
-        parts = [f"# {self.title}", f"Figures in {self.unit}.", "\n".join(table), *([notes] if notes else [])]
+        parts = [f"# {self.title}", f"Unit: {self.unit}.", "\n".join(table), *([notes] if notes else [])]
         parts += self.remarks
         parts += [f"![{self.title}]({picture})" for picture in self.pictures]
+        if self.sources:
+            sources = (f"- {_letter(place)}: {source}" for place, source in enumerate(self.sources))
+            parts += ["## Measured with", "\n".join(sources)]
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,12 +163,20 @@ class Document:
             table.add_row(*map(Text, row))
         console = Console()
         console.print(table)
-        for text in (*(f"{place}: {note}" for place, note in enumerate(self.notes, 1)), *self.remarks):
+        notes = (f"{place}: {note}" for place, note in enumerate(self.notes, 1))
+        sources = (f"{_letter(place)}: {source}" for place, source in enumerate(self.sources))
+        for text in (*notes, *sources, *self.remarks):
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.2f}"
+def number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    """A figure as tables show it."""
+    return NOTHING if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _letter(place: int) -> str:
+    """a to z, then aa to zz."""
+    return chr(ord("a") + place % 26) * (1 + place // 26)
 
 
 def _escaped(cell: str) -> str:

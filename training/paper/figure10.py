@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 from pathlib import Path
 
@@ -23,11 +24,21 @@ from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import resolve_device
 from training.data.clips import WindowConfig, Windows
-from training.data.dataset import LabelledFrame, list_frames, list_images, load_spec, read_frame, read_image
+from training.data.dataset import (
+    DatasetSpec,
+    LabelledFrame,
+    list_frames,
+    list_images,
+    load_spec,
+    read_frame,
+    read_image,
+    require_classes,
+)
 from training.evaluate import networks_of
 from training.measure.rows import row_name
-from training.paper.document import Document, Line
-from training.paper.local import Local, NotMeasured
+from training.paper.configuration import find_configuration
+from training.paper.document import Document, Line, NotMeasured
+from training.paper.local import Local, dataset_name
 from training.stages.memory import nearest
 
 Array = NDArray[np.float32]
@@ -37,18 +48,20 @@ COLORS = ("#D55E00", "#0072B2")
 
 
 def figure10(options: argparse.Namespace, local: Local) -> Document:
-    """Raises NotMeasured where data, network or classes are missing, or too few hard features are found."""
-    config = options.config or ("paper/cityscapes_pspnet_resnet50" if options.cityscapes else "camvid_lite2")
-    dataset = "cityscapes" if "cityscapes" in config else "camvid"
-    data, checkpoint = local.data(dataset), local.checkpoint(config)
-    spec = load_spec(data.spec)
-    names = tuple(options.classes or DEFAULT_CLASSES[dataset])
-    for name in names:
-        if name not in spec.labels.names:
-            raise NotMeasured(f"--classes {name}: {spec.name} has {', '.join(spec.labels.names)}")
+    """Raises NotMeasured where an option, data, network or classes will not do, or too few hard features are found."""
     if options.features < 3:
         raise NotMeasured(f"--features is {options.features}; t-SNE needs at least 3 of each class")
+    if not 0 < options.below <= 1:
+        raise NotMeasured(f"--below is {options.below}; a confidence is above 0 and at most 1")
+    configuration = find_configuration(options.config)
+    data = local.data_of(configuration)
+    spec = load_spec(data.spec)
+    names = _classes(options.classes, spec, dataset_name(configuration))
+    checkpoint = local.checkpoint(configuration)
     model, judge, info = with_and_without_mar(checkpoint)
+    require_classes(info.labels, spec, str(checkpoint))
+    if options.short_side:
+        info = dataclasses.replace(info, short_side=options.short_side)
     frames = list_frames(spec, data.root, data.split)
     windows = Windows(list_images(spec, data.root, data.split), spec, WindowConfig())
     labels = (spec.labels.names.index(names[0]), spec.labels.names.index(names[1]))
@@ -64,25 +77,49 @@ def figure10(options: argparse.Namespace, local: Local) -> Document:
     query = model.window_frames // 2
     for network in (model, judge):
         network.eval().to(device)
-    before, after = collect(frames, samples, labels, options.features, names)
-    picture = f"fig10_{config.rpartition('/')[2]}.png"
+    before, after, seen = collect(frames, samples, labels, options.features, names)
+    picture = f"fig10_{configuration.name}.png"
     figure = draw(before, after, names)
-    options.output.mkdir(parents=True, exist_ok=True)
     with whole_file(options.output / picture) as partial:
         figure.savefig(partial, dpi=120, format="png")
+    source = local.source(checkpoint, data, seen)
     classes = np.repeat([0, 1], options.features)
     lines = [
-        Line(f"silhouette of {names[0]} and {names[1]}, {when} MAR", None, float(silhouette_score(features, classes)))
+        Line(
+            f"silhouette of {names[0]} and {names[1]}, {when} MAR",
+            ours=float(silhouette_score(features, classes)),
+            source=source,
+        )
         for when, features in (("before", np.concatenate(before)), ("after", np.concatenate(after)))
     ]
     remark = (
-        f"{options.features} features of each class whose confidence without MAR is below {options.below}, from "
-        f"{spec.name} {data.split}, network {checkpoint}. The silhouette is of the features themselves, -1 to 1: how "
-        "much nearer a feature is to its own class than to the other. t-SNE places them anew in each picture."
+        f"{options.features} features of each class whose confidence without MAR is below {options.below}, at most "
+        f"{PER_FRAME} of each class from a frame. The silhouette is of the features themselves: how much nearer a "
+        "feature is to its own class than to the other. t-SNE places them anew in each picture."
     )
     return Document(
-        "fig10", "Figure 10: hard features before and after MAR", "silhouette", tuple(lines), (remark,), (picture,)
+        "fig10",
+        "Figure 10: hard features before and after MAR",
+        "silhouette, -1 to 1",
+        tuple(lines),
+        (remark,),
+        (picture,),
+        digits=3,
     )
+
+
+def _classes(given: list[str] | None, spec: DatasetSpec, dataset: str | None) -> tuple[str, ...]:
+    """The two classes to show. Raises NotMeasured where there are none such."""
+    known = ", ".join(spec.labels.names)
+    if given is None and dataset is None:
+        raise NotMeasured(f"--classes must name two classes of {spec.name}: {known}")
+    names = tuple(given or DEFAULT_CLASSES[dataset or ""])
+    for name in names:
+        if name not in spec.labels.names:
+            raise NotMeasured(f"--classes {name}: {spec.name} has {known}")
+    if names[0] == names[1]:
+        raise NotMeasured(f"--classes names {names[0]} twice; give two of {known}")
+    return names
 
 
 def with_and_without_mar(checkpoint: Path) -> tuple[VideoSegmenter, VideoSegmenter, CheckpointInfo]:
@@ -116,9 +153,10 @@ def refined(
     return before[0].permute(1, 2, 0), after[0].permute(1, 2, 0), confidence
 
 
-def collect(frames, samples, labels, count, names) -> tuple[list[Array], list[Array]]:  # type: ignore[no-untyped-def]
+def collect(frames, samples, labels, count, names) -> tuple[list[Array], list[Array], int]:  # type: ignore[no-untyped-def]
     """`count` features of each of two classes before and after MAR, at most PER_FRAME of a frame, frames at random.
 
+    The third value is how many frames that took.
     `samples(frame)` gives features before and after `(h, w, C)` and the class `(h, w)` of the hard ones.
     Raises NotMeasured where the split has fewer.
     """
@@ -126,9 +164,11 @@ def collect(frames, samples, labels, count, names) -> tuple[list[Array], list[Ar
     random.Random(0).shuffle(order)
     generator = torch.Generator().manual_seed(0)
     found: dict[int, list[tuple[Tensor, Tensor]]] = {label: [] for label in labels}
+    seen = 0
     for frame in tqdm(order, desc="fig10", unit="frame", disable=None):
         if all(len(pairs) >= count for pairs in found.values()):
             break
+        seen += 1
         before, after, classes = samples(frame)
         for label, pairs in found.items():
             places = (classes == label).nonzero().cpu()
@@ -137,12 +177,13 @@ def collect(frames, samples, labels, count, names) -> tuple[list[Array], list[Ar
     for label, name in zip(labels, names, strict=True):
         if len(found[label]) < count:
             raise NotMeasured(
-                f"only {len(found[label])} hard features of {name}: --features, --below or other --classes"
+                f"only {len(found[label])} hard features of {name} in {seen} frames, {count} are wanted: give a lower "
+                "--features, a higher --below or other --classes"
             )
     before, after = (
         [torch.stack([pair[when] for pair in found[label][:count]]).numpy() for label in labels] for when in (0, 1)
     )
-    return before, after
+    return before, after, seen
 
 
 def draw(before: list[Array], after: list[Array], names: tuple[str, ...]) -> Figure:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, read_info
+from stmem_ros.files import one_line
 from training import evaluate
 from training.data.dataset import DatasetError, fingerprint, list_frames, load_spec
+from training.paper.configuration import Configuration, find_configuration
+from training.paper.document import NotMeasured, Source
 from training.paper.tables import DatasetName, System
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 # The package's own model is there without a run.
 SHIPPED = {"camvid_lite2": DEFAULT_CHECKPOINT}
-
-
-class NotMeasured(Exception):
-    """Why a figure cannot be had here: one line that says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,25 +70,45 @@ def find_camvid(root: Path) -> Data:
 FINDERS = {"cityscapes": find_cityscapes, "camvid": find_camvid}
 
 
-def _require_base(checkpoint: Path, config: str) -> None:
-    """Raises NotMeasured where a checkpoint is another network than its configuration trains."""
-    file = CONFIGS / f"{config}.yaml"
-    wanted = yaml.safe_load(file.read_text())["network"]["base"] if file.is_file() else None
-    try:
-        found = read_info(checkpoint).config.base
-    except CheckpointError as error:
-        raise NotMeasured(str(error)) from error
-    # A ResNet's "b" has another stem, as some published networks have.
-    if wanted is not None and found.removesuffix("b") != wanted.removesuffix("b"):
-        raise NotMeasured(f"{checkpoint} is {found}, {config} is {wanted}: give a file of that network")
+def dataset_name(configuration: Configuration) -> DatasetName | None:
+    """Which of the paper's data sets a configuration is for, in any of its layouts."""
+    for name in ("cityscapes", "camvid"):
+        if configuration.dataset == name or configuration.dataset.startswith(f"{name}_"):
+            return name
+    return None
+
+
+def settings_for(configuration: Configuration, data: Data) -> dict[str, str]:
+    """Options of training that take a configuration to the data, as far as it does not say the same."""
+    settings = {}
+    if data.spec != configuration.dataset:
+        settings["--dataset"] = data.spec
+    if data.root != Path(configuration.root):
+        settings["--root"] = str(data.root)
+    # The SegNet tutorial's layout has no trainval, and may have no test.
+    if data.spec == "camvid":
+        given = {"--train_split": configuration.train_split, "--val_split": configuration.val_split}
+        there = {"--train_split": "train", "--val_split": data.split}
+        settings |= {
+            option: there[option]
+            for option, split in given.items()
+            if split != there[option] and not (data.root / split).is_dir()
+        }
+    return settings
+
+
+def shown(path: Path) -> str:
+    """From here where it lies below, so that a document says the same on another machine."""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith(os.pardir) else near
 
 
 class Local:
     """The data and checkpoints of this machine.
 
     `roots` says where each data set lies, `runs` holds a folder a training run, `given` are checkpoints that stand for
-    a configuration's. What was measured is kept in `folder` and measured again where checkpoint, data or options
-    differ.
+    a configuration's, by its name. What was measured is kept in `folder` and measured again where checkpoint, data,
+    `device` or `short_side` (0: the checkpoint's) differ.
     """
 
     def __init__(
@@ -99,10 +117,12 @@ class Local:
         runs: Path,
         given: dict[str, Path],
         folder: Path,
-        options: list[str],
+        device: str = "auto",
+        short_side: int = 0,
     ) -> None:
-        self.roots, self.runs, self.given, self.folder, self.options = roots, runs, given, folder, options
-        self._figures: dict[tuple[str, str, str], dict[str, Any] | NotMeasured] = {}
+        self.roots, self.runs, self.given, self.folder = roots, runs, given, folder
+        self.device, self.short_side = device, short_side
+        self._figures: dict[tuple[str, str, str], tuple[dict[str, Any], Source] | NotMeasured] = {}
 
     def data(self, dataset: DatasetName) -> Data:
         """Raises NotMeasured."""
@@ -111,29 +131,57 @@ class Local:
             raise NotMeasured(f"no data: --{dataset} FOLDER")
         return FINDERS[dataset](root)
 
-    def checkpoint(self, config: str) -> Path:
+    def data_of(self, configuration: Configuration) -> Data:
+        """Where the command line says, or the configuration where that is one's own. Raises NotMeasured."""
+        name = dataset_name(configuration)
+        if name is not None and (self.roots[name] is not None or not configuration.own):
+            return self.data(name)
+        return Data(configuration.dataset, Path(configuration.root), configuration.val_split)
+
+    def checkpoint(self, configuration: Configuration) -> Path:
         """The trained network of a configuration. Raises NotMeasured."""
-        name = config.rpartition("/")[2]
+        name = configuration.name
         path = self.given.get(name, self.runs / name / "model.safetensors")
         if path.is_file():
-            _require_base(path, config)
+            self.info(path, configuration)
             return path
         if name not in self.given and name in SHIPPED:
             return SHIPPED[name]
-        raise NotMeasured(
-            f"no {path}: python -m training.train training/configs/{config}.yaml, or --checkpoint {name}=FILE"
-        )
+        raise NotMeasured(f"no {path}: {self.training(configuration)}, or --checkpoint {name}=FILE")
 
-    def row(self, system: System) -> tuple[dict[str, Any], Data]:
-        """What `evaluate --json` says of one system, and of which data. Raises NotMeasured."""
-        data, checkpoint = self.data(system.dataset), self.checkpoint(system.config)
+    def info(self, checkpoint: Path, configuration: Configuration | None = None) -> CheckpointInfo:
+        """What a checkpoint says. Raises NotMeasured where it is another network than its configuration trains."""
+        try:
+            info = read_info(checkpoint)
+        except CheckpointError as error:
+            raise NotMeasured(str(error)) from error
+        # A ResNet's "b" has another stem, as some published networks have.
+        if configuration and info.config.base.removesuffix("b") != configuration.base.removesuffix("b"):
+            raise NotMeasured(
+                f"{checkpoint} is {info.config.base}, {configuration.name} is {configuration.base}: "
+                "give a file of that network"
+            )
+        return info
+
+    def training(self, configuration: Configuration, stage: str = "") -> str:
+        """The command that trains a configuration over the data, and into the folder, that were given here."""
+        words = ["python", "-m", "training.train", shown(configuration.file)]
+        words += ["--stage", stage] if stage else []
+        words += [word for pair in settings_for(configuration, self.data_of(configuration)).items() for word in pair]
+        run = self.runs / configuration.name
+        words += ["--run", str(run)] if run != Path(configuration.run) else []
+        return shlex.join(words)
+
+    def row(self, system: System) -> tuple[dict[str, Any], Data, Source]:
+        """What `evaluate --json` says of one system, of which data, and by which file. Raises NotMeasured."""
+        data, checkpoint = self.data(system.dataset), self.checkpoint(find_configuration(system.config))
         baseline = system.row.partition("+")[2]
-        figures = self.rows(checkpoint, data, baseline)
+        figures, source = self.rows(checkpoint, data, baseline)
         if system.row not in figures:
             raise NotMeasured(f"{checkpoint} has no row {system.row}, only {', '.join(figures)}")
-        return figures[system.row], data
+        return figures[system.row], data, source
 
-    def rows(self, checkpoint: Path, data: Data, baseline: str = "") -> dict[str, Any]:
+    def rows(self, checkpoint: Path, data: Data, baseline: str = "") -> tuple[dict[str, Any], Source]:
         """What `evaluate --json` says of each row that a checkpoint gives, measured once. Raises NotMeasured."""
         key = (str(checkpoint), data.spec, baseline)
         if key not in self._figures:
@@ -141,29 +189,43 @@ class Local:
                 self._figures[key] = self._evaluate(checkpoint, data, baseline)
             except NotMeasured as error:
                 self._figures[key] = error
-        figures = self._figures[key]
-        if isinstance(figures, NotMeasured):
-            raise figures
-        return figures
+        found = self._figures[key]
+        if isinstance(found, NotMeasured):
+            raise found
+        return found
 
-    def _evaluate(self, checkpoint: Path, data: Data, baseline: str) -> dict[str, Any]:
+    def source(self, checkpoint: Path, data: Data, frames: int) -> Source:
+        """What is said of figures from `frames` of the data. Raises NotMeasured, and OSError."""
+        return Source(
+            shown(checkpoint),
+            hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            load_spec(data.spec).name,
+            data.split,
+            frames,
+            self.short_side or self.info(checkpoint).short_side,
+        )
+
+    def _evaluate(self, checkpoint: Path, data: Data, baseline: str) -> tuple[dict[str, Any], Source]:
         arguments = ["--dataset", data.spec, "--root", str(data.root), "--split", data.split]
-        arguments += ["--checkpoint", str(checkpoint), *self.options]
+        arguments += ["--checkpoint", str(checkpoint), "--device", self.device, "--short-side", str(self.short_side)]
         if baseline:
             arguments += ["--baseline", baseline]
         try:
             seen = fingerprint(list_frames(load_spec(data.spec), data.root, data.split))
         except DatasetError as error:
-            raise NotMeasured(str(error)) from error
+            raise NotMeasured(one_line(error)) from error
+        source = self.source(checkpoint, data, seen["frames"])
         text = json.dumps([arguments, seen]).encode() + checkpoint.read_bytes()
-        file = self.folder / f"{checkpoint.stem}-{data.spec}-{hashlib.sha256(text).hexdigest()[:12]}.json"
+        key = hashlib.sha256(text).hexdigest()[:12]
+        file = self.folder / f"{checkpoint.stem}-{Path(data.spec).stem}-{key}.json"
         if not file.is_file():
+            print(f"measuring {source}{f', with {baseline}' if baseline else ''}")
             options = evaluate.options_parser().parse_args([*arguments, "--json", str(file)])
             try:
                 evaluate.run(options)
             except evaluate.ERRORS as error:
-                raise NotMeasured(" ".join(str(error).split())) from error
+                raise NotMeasured(one_line(error)) from error
         try:
-            return json.loads(file.read_text())["rows"]
+            return json.loads(file.read_text())["rows"], source
         except (OSError, ValueError, KeyError) as error:
             raise NotMeasured(f"{file} is damaged ({error}): delete it and measure again") from error
