@@ -26,6 +26,7 @@ from stmem_ros.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
+from training.command import exit_status
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
 from training.data.label_messages import LabelReader
 
@@ -265,12 +266,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="which classes the labels are: a name from training/datasets or a YAML file "
         "(default: the folder's own, or one class for each id, to be named in the YAML file written)",
     )
-    try:
-        print(*extract(parser.parse_args(arguments)), sep="\n")
-    except (DatasetError, SourceError, OSError) as error:
-        print(f"extract_bag: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parser.parse_args(arguments)
+    return exit_status(
+        "extract_bag",
+        lambda: print(*extract(options), sep="\n"),
+        (DatasetError, SourceError),
+        "the same command begins anew",
+    )
 
 
 if __name__ == "__main__":

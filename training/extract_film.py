@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.files import whole_file
+from training.command import exit_status
 from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, read_image, scan
 
 # What pictures are compared by, (width, height), and how alike (correlation) a still and its own frame are at least:
@@ -137,12 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="folder to write into (default: film/, in the folder of the frames)"
     )
-    try:
-        run(parser.parse_args(arguments))
-    except (DatasetError, OSError) as error:
-        print(f"extract_film: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parser.parse_args(arguments)
+    return exit_status("extract_film", lambda: run(options), (DatasetError,), "the same command begins anew")
 
 
 if __name__ == "__main__":

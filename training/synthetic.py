@@ -17,6 +17,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from training.command import exit_status
+
 CLASSES = {
     "sky": (120, 160, 220),
     "building": (140, 110, 100),
@@ -142,9 +144,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     options = parser.parse_args(arguments)
     config = StreetConfig(frames=options.frames)
-    path = write_dataset(options.out, config, {"train": options.train, "val": options.val}, options.seed)
-    print(f"wrote {path}")
-    return 0
+    clips = {"train": options.train, "val": options.val}
+    return exit_status(
+        "synthetic",
+        lambda: print(f"wrote {write_dataset(options.out, config, clips, options.seed)}"),
+        stopped="the same command begins anew",
+    )
 
 
 if __name__ == "__main__":
