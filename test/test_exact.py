@@ -22,7 +22,8 @@ from stmem_ros.network import (
     build_base,
     build_segmenter,
 )
-from stmem_ros.streaming.exact import FoldedMAR, FoldedSTF, StreamingNetwork, fold_batch_norms
+from stmem_ros.network.bases.pspnet import PSPHead
+from stmem_ros.streaming.exact import FoldedMAR, FoldedSTF, StreamingNetwork, fold_batch_norms, fold_pyramids
 
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 CLASSES = 5
@@ -89,6 +90,18 @@ def test_folded_stf_is_stf(
     query = data.draw(some.integers(0, frames - 1))
     fused = folded.fuse([folded.frame(frame) for frame in window.unbind(1)], query)
     torch.testing.assert_close(fused, stf(window, query), **TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [(9, 9), (65, 97), (128, 64)])
+@torch.inference_mode()
+def test_a_folded_pyramid_is_a_pyramid(size: tuple[int, int]) -> None:
+    base = build_base("pspnet_resnet18").eval()
+    fold_batch_norms(base, torch.zeros(1, 3, 64, 64))
+    images = torch.randn(2, 3, *size)
+    before = base(images)
+    fold_pyramids(base)
+    assert not any(isinstance(module, PSPHead) for module in base.modules())
+    torch.testing.assert_close(base(images), before, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -7,6 +7,16 @@ which equation. Weights that change later need a new derivation.
 from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
 from stmem_ros.streaming.exact.fusion import FoldedICSA, FoldedSTF
 from stmem_ros.streaming.exact.network import FrameFeatures, StreamingNetwork
+from stmem_ros.streaming.exact.pyramid import FoldedPSPHead, fold_pyramids
 from stmem_ros.streaming.exact.refinement import FoldedMAR
 
-__all__ = ["FoldedICSA", "FoldedMAR", "FoldedSTF", "FrameFeatures", "StreamingNetwork", "fold_batch_norms"]
+__all__ = [
+    "FoldedICSA",
+    "FoldedMAR",
+    "FoldedPSPHead",
+    "FoldedSTF",
+    "FrameFeatures",
+    "StreamingNetwork",
+    "fold_batch_norms",
+    "fold_pyramids",
+]

@@ -79,7 +79,7 @@ class FoldedICSA(nn.Module):
         bias = weight @ long.out.bias.double() + torch.cat([way.bias for way in ways_in])
         self.register_buffer("short_weight", (weight @ long.out.weight.double()).float())
         self.register_buffer("short_bias", bias.float())
-        # Positions go to queries and keys alone; zeros keep the sum one whole addition, in ONNX too.
+        # Positions go to queries and keys alone; zeros keep the sum one whole addition.
         none = torch.zeros_like(short.value.weight)
         self.register_buffer("short_position_weight", torch.cat([short.query.weight, short.key.weight, none]))
 
@@ -88,7 +88,7 @@ class FoldedICSA(nn.Module):
         return Positions(
             F.linear(query, self.query.weight),
             F.linear(memory, self.key.weight),
-            F.linear(query, self.short_position_weight),
+            F.linear(query, self.short_position_weight, self.short_bias),
         )
 
     def attend(self, query: Tensor, memory: Tensor, positions: Positions, layout: Layout) -> Tensor:
@@ -110,7 +110,7 @@ class FoldedICSA(nn.Module):
         mask = self._repeated(layout.long_mask(key.shape[2]), n)
         attended = F.scaled_dot_product_attention(self._long(query), self._long(key), self._long(value), mask)
         x = attended.transpose(1, 2).reshape(n, places, frames, blocks, channels)
-        x = F.linear(x, self.short_weight, self.short_bias).add_(short)
+        x = F.linear(x, self.short_weight).add_(short)
         q, k, v = (self._short(part) for part in x.chunk(3, -1))
         attended = F.scaled_dot_product_attention(q, k, v, self._repeated(layout.short_mask(frames), n))
         x = self.out(attended.transpose(1, 2).reshape(n, blocks, places, frames, channels))

@@ -14,6 +14,7 @@ from stmem_ros.network import STF, VideoSegmenter
 from stmem_ros.network.stf import direction, frames_beyond
 from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
 from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens
+from stmem_ros.streaming.exact.pyramid import fold_pyramids
 from stmem_ros.streaming.exact.refinement import FoldedMAR
 
 TOKEN_FIELDS = dataclasses.fields(FrameTokens)
@@ -54,6 +55,7 @@ class StreamingNetwork(nn.Module):
         model = copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
         self.window_frames = model.window_frames
         fold_batch_norms(model.base, torch.zeros(1, 3, 64, 64))
+        fold_pyramids(model.base)
         self.base = model.base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classifier = model.classifier
         self.fusion = None if model.stf is None else StreamingFusion(model.stf)
