@@ -6,7 +6,7 @@ import pytest
 
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.network.segmenter import count_parameters
-from training.measure.cost import cost_of
+from training.measure.cost import cost_of, streaming_macs
 
 STF = STFConfig(block=(8, 8), positional_grid=(8, 8), heads=2, feedforward=6)
 MAR = MARConfig(memory_classes=3, hard_per_class=5)
@@ -62,6 +62,17 @@ def test_totals_are_of_all_parts(pixel_base: str) -> None:
     assert document["parameters"] == count_parameters(build_segmenter(config))
     assert document["parameters"] == sum(document["cost"]["parameters"].values())
     assert document["gmacs"] == pytest.approx(sum(document["cost"]["gmacs"].values()))
+
+
+def test_a_streamed_frame_costs_less_only_by_what_is_multiplied_out(pixel_base: str) -> None:
+    plain, stf = (SegmenterConfig(pixel_base, 3, 2, part) for part in (None, STF))
+    size = (64, 80)
+    assert streaming_macs(plain, size) == sum(cost_of(plain, size).macs.values())
+    # Of the encoder's long-range projections two frames are kept, and where ways out and in meet one product goes.
+    channels, cells = 4, 64 * 80
+    once = cells * channels**2
+    folded = (3 + 1 + 1) * once
+    assert streaming_macs(stf, size) == sum(cost_of(stf, size).macs.values()) - 2 * 3 * once - folded
 
 
 def test_padding_up_to_whole_blocks_is_computed_too(pixel_base: str) -> None:

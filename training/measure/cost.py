@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stmem_ros.network import SegmenterConfig
 from stmem_ros.network.segmenter import count_parameters, empty_segmenter
+from stmem_ros.streaming.exact import StreamingNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,30 @@ class Cost:
         }
 
 
+def counted(function: Callable[..., Any], *inputs: Any) -> tuple[int, Any]:
+    """Multiply-accumulates of a call, half of what PyTorch's flop counter says; and the call's result."""
+    # The counter does not know the CPU's fused attention; the plain one is matrix products to it.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        result = function(*inputs)
+    return counter.get_total_flops() // 2, result
+
+
+@torch.inference_mode()
+def streaming_macs(config: SegmenterConfig, size: tuple[int, int]) -> int:
+    """Multiply-accumulates of one frame of a stream in the engine's fast form (`stmem_ros.streaming.exact`).
+
+    Shapes alone pass through it, images of `size`; what is constant for a size is not counted.
+    """
+    # Whatever lies in memory: what the weights are does not matter here.
+    network = StreamingNetwork(empty_segmenter(config).to_empty(device="cpu")).to("meta")
+    images = torch.empty(1, 3, *size, device="meta")
+    # The first frame makes the constants of its size.
+    network.frame(images)
+    frame, features = counted(network.frame, images)
+    window = [features] * network.window_frames
+    return frame + counted(network.predict, window, network.window_frames - 1)[0]
+
+
 @torch.inference_mode()
 def cost_of(config: SegmenterConfig, size: tuple[int, int]) -> Cost:
     """The cost of the network that `config` describes, for images of `size` as the network sees them.
@@ -48,10 +73,7 @@ def cost_of(config: SegmenterConfig, size: tuple[int, int]) -> Cost:
     macs: dict[str, int] = {}
 
     def count(part: str, module: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
-        # The counter does not know the CPU's fused attention; the plain one is matrix products to it.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            result = module(*inputs)
-        macs[part] = counter.get_total_flops() // 2
+        macs[part], result = counted(module, *inputs)
         return result
 
     features = count("base", model.base, torch.empty(1, 3, *size, device="meta"))
