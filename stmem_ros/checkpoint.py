@@ -70,6 +70,18 @@ class CheckpointInfo:
         if not isinstance(self.short_side, int) or self.short_side < 64:
             raise ValueError(f"short_side is {self.short_side!r}; it must be a whole number of at least 64")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready data, as a header has it; `info_from_dict` gives the same back."""
+        return {
+            "version": FORMAT_VERSION,
+            "config": self.config.to_dict(),
+            "names": self.labels.names,
+            "palette": self.labels.palette,
+            "normalization": dataclasses.asdict(self.normalization),
+            "short_side": self.short_side,
+            "provenance": self.provenance,
+        }
+
 
 def save_checkpoint(
     path: str | Path,
@@ -82,16 +94,7 @@ def save_checkpoint(
     `rows` are networks to keep beside it, by name. Raises CheckpointError where the file cannot be written.
     """
     path, rows = Path(path), rows or {}
-    document = {
-        "version": FORMAT_VERSION,
-        "config": info.config.to_dict(),
-        "names": info.labels.names,
-        "palette": info.labels.palette,
-        "normalization": dataclasses.asdict(info.normalization),
-        "short_side": info.short_side,
-        "provenance": info.provenance,
-        "rows": {name: config.to_dict() for name, (_, config) in rows.items()},
-    }
+    document = info.to_dict() | {"rows": {name: config.to_dict() for name, (_, config) in rows.items()}}
     own = model.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
     for row, (other, _) in rows.items():
@@ -173,6 +176,14 @@ def _read_info(path: Path, file: Any) -> CheckpointInfo:
         raise CheckpointError(f"{path} is a safetensors file but not of stmem_ros: its header has no {FORMAT!r} entry")
     try:
         document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a header that cannot be used: {one_line(error)}") from error
+    return info_from_dict(path, document)
+
+
+def info_from_dict(path: Path, document: Any) -> CheckpointInfo:
+    """The `to_dict` that the file `path` holds, which messages name. Raises CheckpointError."""
+    try:
         version = document["version"]
         if not isinstance(version, int) or version < 1:
             raise CheckpointError(f"{path} has format {version!r}; formats are whole numbers from 1")

@@ -31,8 +31,13 @@ def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 
 
 def resize(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """An image `(H, W, 3)` at the size that a network sees: means over pixels (INTER_AREA), or bilinear if larger."""
-    height, width = network_size((image.shape[0], image.shape[1]), short_side)
+    """An image `(H, W, 3)` at the size that a network sees."""
+    return resize_to(image, network_size((image.shape[0], image.shape[1]), short_side))
+
+
+def resize_to(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image `(H, W, 3)` at a size `(h, w)`: means over pixels (INTER_AREA), or bilinear if larger."""
+    height, width = size
     if (height, width) == image.shape[:2]:
         return image
     interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from training import build_memory, check_dataset, evaluate, import_weights, train
+from training import build_memory, check_dataset, evaluate, export, import_weights, train
 from training.command import OutputError, exit_status, require_writable
 
 
@@ -62,6 +62,7 @@ MODULES = {
     "evaluate": (evaluate, "run", ["--dataset", "camvid", "--root", "."], ""),
     "check_dataset": (check_dataset, "run", ["--dataset", "camvid", "--root", "."], ""),
     "import_weights": (import_weights, "run", ["in.pth", "out.safetensors"], "nothing was written"),
+    "export": (export, "run", ["-o", "out"], "nothing was written"),
     "build_memory": (
         build_memory,
         "run",

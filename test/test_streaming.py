@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -246,19 +244,3 @@ def test_an_unknown_device_is_named(device: str) -> None:
 def test_cuda_without_a_gpu_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match="use device auto or cpu"):
         resolve_device("cuda")
-
-
-def test_a_long_stream_keeps_no_more_tensors_than_a_short_one(pixel_base: str) -> None:
-    engine = StreamingSegmenter(*network(pixel_base))
-    image = frames(1)[0]
-
-    def kept() -> int:
-        gc.collect()
-        return sum(isinstance(item, torch.Tensor) for item in gc.get_objects())
-
-    counts = []
-    for index in range(30):
-        engine.step(image, index * PERIOD, confidence=index % 2 == 0)
-        if index in (5, 29):
-            counts.append(kept())
-    assert counts[0] == counts[1]

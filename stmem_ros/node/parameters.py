@@ -37,7 +37,12 @@ class Parameter:
 
 
 PARAMETERS = (
-    Parameter("checkpoint", "", "Checkpoint file (.safetensors); empty: the model that ships in the package."),
+    Parameter(
+        "checkpoint",
+        "",
+        "Checkpoint file (.safetensors), or a folder that training.export wrote; empty: the model that ships in the "
+        "package.",
+    ),
     Parameter("device", "auto", "Where the network runs: auto (the first CUDA GPU, else the CPU), cpu, cuda, cuda:N."),
     Parameter(
         "precision",

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stmem_ros.checkpoint import CheckpointInfo, load_checkpoint
+from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_device, resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork
+from stmem_ros.streaming.exported import Export, ExportPreprocessor, read_export
 from stmem_ros.streaming.label_map import label_map
+from stmem_ros.streaming.onnx_runtime import OnnxNetwork
 from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState
 
 
@@ -67,21 +69,25 @@ class Segmentation:
 class StreamingSegmenter:
     """Segments one camera's stream, frame by frame, with the exact fast form of `model` (`streaming.exact`).
 
+    An exported network is that form already, and ONNX Runtime runs it.
     `last_reset` says why the window was forgotten before the newest frame, None where it was not.
     Not thread-safe: one thread at a time.
     """
 
-    def __init__(self, model: VideoSegmenter, info: CheckpointInfo, config: StreamConfig | None = None) -> None:
-        """Raises DeviceError where the device or the precision cannot be had."""
+    network: StreamingNetwork | GraphedNetwork | OnnxNetwork
+    preprocess: Preprocessor | ExportPreprocessor
+
+    def __init__(
+        self, model: VideoSegmenter | Export, info: CheckpointInfo, config: StreamConfig | None = None
+    ) -> None:
+        """Raises DeviceError where the device or the precision cannot be had, CheckpointError for an export."""
         self.config = config or StreamConfig()
         self.info = info
-        self.device = resolve_device(self.config.device)
-        self.dtype = resolve_precision(self.config.precision, self.device)
-        network = StreamingNetwork(model).to(self.device, self.dtype)
-        self.network = GraphedNetwork(network) if self.device.type == "cuda" else network
-        short_side = {0: info.short_side, -1: 0}.get(self.config.short_side, self.config.short_side)
-        self.preprocess = Preprocessor(info.normalization, short_side, self.device, self.dtype)
-        self.length = model.window_frames
+        if isinstance(model, Export):
+            self._run_export(model)
+        else:
+            self._run_model(model)
+        self.length = self.network.window_frames
         # How many newer frames a frame waits for.
         self.delay = self.length // 2 if self.config.window == "centered" else 0
         self.state = StreamState()
@@ -89,9 +95,38 @@ class StreamingSegmenter:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, config: StreamConfig | None = None) -> StreamingSegmenter:
-        """Raises CheckpointError or DeviceError, each one line."""
+        """`path` is a checkpoint, or a folder of `training.export`. Raises CheckpointError or DeviceError, one line."""
+        if Path(path).is_dir():
+            export = read_export(path)
+            return cls(export, export.info, config)
         model, info = load_checkpoint(path)
         return cls(model, info, config)
+
+    def _run_model(self, model: VideoSegmenter) -> None:
+        self.device = resolve_device(self.config.device)
+        self.dtype = resolve_precision(self.config.precision, self.device)
+        network = StreamingNetwork(model).to(self.device, self.dtype)
+        self.network = GraphedNetwork(network) if self.device.type == "cuda" else network
+        short_side = {0: self.info.short_side, -1: 0}.get(self.config.short_side, self.config.short_side)
+        self.preprocess = Preprocessor(self.info.normalization, short_side, self.device, self.dtype)
+        self._usual_size = (480, 640)
+
+    def _run_export(self, export: Export) -> None:
+        height, width = export.size
+        if self.config.short_side not in (0, min(export.size)):
+            raise CheckpointError(
+                f"short_side is {self.config.short_side}, and {export.folder} was exported for images of "
+                f"{height}x{width}: leave it at 0, or export the network again"
+            )
+        if export.cameras != 1:
+            raise CheckpointError(
+                f"{export.folder} was exported for {export.cameras} cameras at once, and a stream is one camera's: "
+                "export it again with --cameras 1"
+            )
+        self.network = OnnxNetwork(export, self.config.window, self.config.device, self.config.precision)
+        self.device, self.dtype = self.network.device, torch.float32
+        self.preprocess = ExportPreprocessor(export)
+        self._usual_size = export.size
 
     @torch.inference_mode()
     def step(
@@ -104,6 +139,8 @@ class StreamingSegmenter:
         skipped: Sequence[int] = (),
     ) -> Segmentation | None:
         """Take the next frame, `(H, W, 3)` RGB uint8; returns the labels that are due.
+
+        Raises ImageError, and forgets nothing but an older window, where an export takes images of another aspect.
 
         Causal: this frame's. Centred: the frame before it, None at a stream's first frame. A frame that
         cannot follow the one before it (stamp backwards, gap, other size or frame_id) starts a new window;
@@ -133,9 +170,9 @@ class StreamingSegmenter:
         """Forget the window; the next frame starts a new one."""
         self.state.clear()
 
-    def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
+    def warm_up(self, size: tuple[int, int] | None = None) -> None:
         """Run once on a black image `(height, width)`, so that the first real frame is not the slow one."""
-        self.step(np.zeros((*size, 3), np.uint8), 0)
+        self.step(np.zeros((*(size or self._usual_size), 3), np.uint8), 0)
         self.reset()
 
     def _label(self, with_confidence: bool) -> Segmentation:
