@@ -15,7 +15,7 @@ SHARE = get_package_share_directory("stmem_ros")
 
 # Parameters of the node that can be given on the command line; empty: as params_file has it.
 PARAMETER_ARGUMENTS = {
-    "checkpoint": "Checkpoint file (.safetensors); empty: as params_file says, else the model in the package.",
+    "checkpoint": "Checkpoint (.safetensors) or exported folder; empty: as params_file says, else the model in the package.",
     "device": "auto, cpu, cuda or cuda:N; empty: as params_file says.",
     "precision": "auto, float32, bfloat16 or float16; empty: as params_file says.",
     "window": "causal (label at once) or centered (one frame later); empty: as params_file says.",
@@ -25,11 +25,14 @@ PARAMETER_ARGUMENTS = {
     "Empty: as params_file says.",
     "use_sim_time": "true: take the time from /clock; empty: as params_file says.",
 }
+# Files in config/ with a few parameters each.
+PRESETS = ("fast", "balanced", "accurate")
 # Name: (default, description).
 LAUNCH_ARGUMENTS = {
     "namespace": ("segmentation", "Namespace of the node and its outputs."),
     "image_topic": ("/camera/image_raw", "The camera's topic; compressed images are taken from below it."),
     "params_file": (os.path.join(SHARE, "config", "segment.yaml"), "YAML file with the node's parameters."),
+    "preset": ("", "fast, balanced or accurate: a choice of short_side, on top of params_file; empty: none."),
     "log_level": ("info", "debug, info, warn, error or fatal."),
     "respawn": ("false", "true: start the node again when it dies."),
     "large_data": (
@@ -42,7 +45,7 @@ LAUNCH_ARGUMENTS = {
 
 
 def start(context):
-    """The node, with what was given on the command line on top of params_file."""
+    """The node, with a preset on top of params_file, and what was given on the command line on top of both."""
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
@@ -55,6 +58,10 @@ def start(context):
     for name in ("autostart", "use_sim_time"):
         if name in given:
             given[name] = given[name].lower() in ("true", "1", "yes", "on")
+    preset = value("preset")
+    if preset and preset not in PRESETS:
+        raise ValueError(f"preset:={preset} is not known; there are {', '.join(PRESETS)}")
+    presets = [os.path.join(SHARE, "config", f"{preset}.yaml")] if preset else []
     large_data = value("large_data").lower() in ("true", "1", "yes", "on")
     return [
         Node(
@@ -62,7 +69,7 @@ def start(context):
             executable="segmentation_node",
             name="segmentation",
             namespace=value("namespace"),
-            parameters=[value("params_file"), given],
+            parameters=[value("params_file"), *presets, given],
             remappings=[("image", value("image_topic"))],
             additional_env=large_data_environment(os.environ) if large_data else {},
             ros_arguments=["--log-level", value("log_level")],

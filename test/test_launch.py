@@ -27,6 +27,14 @@ def launch_table(name: str) -> list[str]:
     raise AssertionError(f"{LAUNCH_FILE.name} has no {name}")
 
 
+def presets() -> tuple[str, ...]:
+    """The presets that the launch file knows."""
+    for statement in ast.parse(LAUNCH_FILE.read_text()).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == "PRESETS":
+            return ast.literal_eval(statement.value)
+    raise AssertionError(f"{LAUNCH_FILE.name} has no PRESETS")
+
+
 def test_every_parameter_argument_of_the_launch_file_is_a_parameter_of_the_node() -> None:
     declared = {parameter.name for parameter in PARAMETERS} | STANDARD
     assert set(launch_table("PARAMETER_ARGUMENTS")) <= declared
@@ -48,6 +56,28 @@ def test_every_parameter_in_the_file_has_a_comment_above_it() -> None:
     for number, line in enumerate(lines):
         if re.match(r"    \w+:", line):
             assert lines[number - 1].lstrip().startswith("#"), line
+
+
+def test_presets_are_the_other_files_of_the_folder_and_stand_in_the_readme() -> None:
+    assert {file.stem for file in (ROOT / "config").glob("*.yaml")} == {*presets(), "segment"}
+    documented = re.findall(r"^\| `(\w+)` \| (\d+) \|", section("Presets"), re.MULTILINE)
+    assert documented == [(name, str(preset_parameters(name)["short_side"])) for name in presets()]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_sets_parameters_of_the_node(name: str) -> None:
+    defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
+    found = preset_parameters(name)
+    assert found and {key: type(value) for key, value in found.items()} == {key: type(defaults[key]) for key in found}
+
+
+def test_presets_go_from_quick_to_accurate() -> None:
+    sides = [preset_parameters(name)["short_side"] for name in presets()]
+    assert sides == sorted(set(sides)) and sides[0] > 0
+
+
+def preset_parameters(name: str) -> dict[str, object]:
+    return yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())["/**"]["ros__parameters"]
 
 
 def test_the_readme_lists_every_parameter() -> None:
