@@ -90,6 +90,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=between(0, 2**31, int), default=0, help="of weights and images")
     parser.add_argument("--no-memory", action="store_true", help="do not start a process for the memory of each way")
     parser.add_argument("--cameras", type=between(2, 1024, int), metavar="N", help="also N cameras as one batch")
+    parser.add_argument(
+        "--export", metavar="FOLDER", help="also the engine on this exported network; --node then runs it too"
+    )
     parser.add_argument("--node", action="store_true", help="also through the node and DDS")
     parser.add_argument("--rate", type=between(0.1, 1000, float), default=15.0, help="Hz, of the node's camera")
     parser.add_argument("--frames", type=between(2, 10**6, int), default=300, help="of the node's camera")
@@ -107,7 +110,13 @@ def run(options: argparse.Namespace) -> None:
     subject = Subject.paper(options.model, options.seed) if options.model else Subject.trained(options.checkpoint)
     size = options.size or (PAPER_SIZE if options.model else (subject.short_side, round(subject.short_side * 4 / 3)))
     setting = Setting(
-        size, options.image_size or size, options.window, options.device, options.precision, options.threads or 0
+        size,
+        options.image_size or size,
+        options.window,
+        options.device,
+        options.precision,
+        options.threads or 0,
+        export=options.export,
     )
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -120,11 +129,12 @@ def run(options: argparse.Namespace) -> None:
     machine = environment(comparison.device, comparison.dtype)
     times, exactness = measure(comparison, size, budget, say)
     del comparison
+    plain = dataclasses.replace(setting, export=None)
     say("" if options.no_memory else "peak memory of each way, in processes of their own")
-    memory = {} if options.no_memory else {name: peak_memory(name, subject, setting) for name in WAYS}
+    memory = {} if options.no_memory else {name: peak_memory(name, subject, plain) for name in WAYS}
     result = report(subject, setting, machine, times, exactness, memory)
     if options.cameras:
-        several = dataclasses.replace(setting, cameras=options.cameras)
+        several = dataclasses.replace(plain, cameras=options.cameras)
         result["cameras"] = time_cameras(subject, several, budget, say).to_dict()
     if options.node:
         say(f"{options.frames} frames at {options.rate:g} Hz through the node")
@@ -132,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
     print(table(result), flush=True)
     write(options.json, result)
     if options.plots:
-        result["scaling"] = measure_scaling(subject, setting, budget, not options.no_memory, say)
+        result["scaling"] = measure_scaling(subject, plain, budget, not options.no_memory, say)
         write(options.json, result)
         title = f"{result['model']} at {as_text(size)}, {machine['dtype']}, {machine['device_name']}"
         files = draw(options.plots, title, result["scaling"])
@@ -170,11 +180,11 @@ def through_node(subject: Subject, setting: Setting, rate: float, frames: int) -
             checkpoint = str(Path(folder) / "random.safetensors")
             save_checkpoint(checkpoint, *subject.make())
         parameters: dict[str, object] = {
-            "checkpoint": checkpoint,
+            "checkpoint": setting.export or checkpoint,
             "device": setting.device,
             "precision": setting.precision,
             "window": setting.window,
-            "short_side": setting.short_side,
+            "short_side": 0 if setting.export else setting.short_side,
             "threads": setting.threads,
         }
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -21,16 +22,21 @@ from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork
+from stmem_ros.streaming.exported import read_export
 
 PERIOD_NS = 66_666_667
 WAYS = {
     "paper_way": "paper's way: base on the whole window, plain modules",
     "cached": "feature caching only: base once, plain modules",
     "fast": "exact fast path",
-    "base": "base alone, folded, and the classifier",
+    "base": "base alone, folded as in the fast path, classifier",
+    "plain_base": "base alone, plain modules, classifier",
     "engine": "engine: camera's pixels to labels",
 }
-# Those from a normalised image to low-resolution logits.
+# Beside the engine, where an exported network is given.
+EXPORTED = "exported"
+EXPORTED_WORDS = "engine on ONNX Runtime"
+# Those of the scaling plots, from a normalised image to low-resolution logits.
 LOGIT_WAYS = ("paper_way", "cached", "fast", "base")
 Streaming = StreamingNetwork | GraphedNetwork
 T = TypeVar("T")
@@ -38,7 +44,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is the same for every way. `size` is what the network sees, `image_size` what the camera gives."""
+    """What is the same for every way. `size` is what the network sees, `image_size` what the camera gives.
+
+    `export` is a folder of `training.export`, to be run beside the engine.
+    """
 
     size: tuple[int, int]
     image_size: tuple[int, int]
@@ -47,6 +56,7 @@ class Setting:
     precision: str = "auto"
     threads: int = 0
     cameras: int = 1
+    export: str | None = None
 
     def __post_init__(self) -> None:
         """Raises BenchmarkError where the camera's image does not become what the network shall see."""
@@ -177,6 +187,8 @@ class Comparison:
         self.ways: dict[str, Way] = {}
         if "engine" in names:
             self.ways["engine"] = EngineWay(StreamingSegmenter(model, info, setting.stream()))
+            if setting.export is not None:
+                self.ways[EXPORTED] = EngineWay(exported_engine(setting))
         if "fast" in names:
             self.network = streaming(model, device, dtype)
             self.ways["fast"] = FastWay(graphed(self.network), query)
@@ -191,7 +203,20 @@ class Comparison:
             self.ways["paper_way"] = PaperWay(plain, query, lambda moment: moment.plain)
         if "cached" in names:
             self.ways["cached"] = CachedWay(plain, query)
-        self.ways = {name: self.ways[name] for name in WAYS if name in self.ways}
+        if "plain_base" in names:
+            self.ways["plain_base"] = CachedWay(VideoSegmenter(plain.base, plain.classifier), 0)
+        self.ways = {name: self.ways[name] for name in (*WAYS, EXPORTED) if name in self.ways}
+
+
+def exported_engine(setting: Setting) -> StreamingSegmenter:
+    """Raises CheckpointError, DeviceError, or BenchmarkError where it was exported for another size."""
+    assert setting.export is not None
+    config = StreamConfig(setting.window, device=setting.device, precision=setting.precision)
+    if not Path(setting.export).is_dir():
+        raise BenchmarkError(f"--export {setting.export} is no folder; training.export makes it")
+    if (size := read_export(setting.export).size) != setting.size:
+        raise BenchmarkError(f"--export {setting.export} was exported for {as_text(size)}, not {as_text(setting.size)}")
+    return StreamingSegmenter.from_checkpoint(setting.export, config)
 
 
 def newest_due(length: int, window: str) -> int:

@@ -86,6 +86,8 @@ class OnnxNetwork:
         """Raises CheckpointError where the file is no graph with these inputs and outputs."""
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Else its threads go on spinning when a run is over, and take the cores from whatever comes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = ERRORS_ONLY
         cuda = self.device.type == "cuda"
         providers = [(CUDA, {"device_id": self.device.index or 0}) if cuda else CPU]
