@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pixel_base import PixelBase
 
-from stmem_ros.network import BASES, BaseNetwork
+from stmem_ros.network import BASES
 
 _tests = itertools.count()
 
@@ -51,20 +50,6 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared data is not here: {folder} is no folder (STMEM_SHARED says where it is)")
     return folder
-
-
-class PixelBase(BaseNetwork):
-    """A base whose features are the normalised pixels and a channel of zeros: no weights, quick, predictable."""
-
-    channels = 4
-    stride = 1
-    deep_channels = 4
-    mean = (100.0, 110.0, 120.0)
-    std = (50.0, 60.0, 70.0)
-
-    def forward_with_deep(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = F.pad(images, (0, 0, 0, 0, 0, 1))
-        return features, features
 
 
 @pytest.fixture

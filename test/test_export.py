@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PixelBase
+from pixel_base import PixelBase
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -31,7 +31,6 @@ from stmem_ros.labels import LabelSet  # noqa: E402
 from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns, to_array, to_image_msg  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
-from stmem_ros.node.segmentation_node import usual_threads  # noqa: E402
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter  # noqa: E402
 
 CLASSES = 60
@@ -394,8 +393,3 @@ def test_diagnostics_say_what_the_node_does(graph: Graph) -> None:
     assert status.hardware_id == "cpu" or torch.cuda.is_available()
     keys = {pair.key for pair in status.values}
     assert {"latency p50 ms", "latency p99 ms", "node overhead p50 ms", "labels per second", "checkpoint"} <= keys
-
-
-def test_pytorch_leaves_a_core_to_camera_and_dds_and_an_exported_network_takes_all(tmp_path: Path) -> None:
-    assert [usual_threads("model.safetensors", cores) for cores in (1, 2, 8)] == [1, 1, 7]
-    assert usual_threads(str(tmp_path), 8) == 8

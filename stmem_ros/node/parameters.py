@@ -50,12 +50,7 @@ PARAMETERS = (
         "Number format of the network; auto is float16 on a GPU, else float32.",
         ("auto", *PRECISIONS),
     ),
-    Parameter(
-        "threads",
-        0,
-        "CPU threads of the network; 0: all cores but one, or all for an exported network.",
-        range=(0, 256),
-    ),
+    Parameter("threads", 0, "CPU threads of the network; 0 leaves the choice to PyTorch.", range=(0, 256)),
     Parameter(
         "window",
         "causal",

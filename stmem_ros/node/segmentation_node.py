@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -34,16 +33,6 @@ from stmem_ros.streaming import DeviceError, StreamingSegmenter
 
 LOST_SHARE_TO_REPORT = 0.2
 LOOKS_TO_REPORT_LOSS = 10
-# Before anything sets another number.
-CORES = torch.get_num_threads()
-
-
-def usual_threads(checkpoint: str, cores: int = CORES) -> int:
-    """For PyTorch all cores but one: its threads wait for the slowest, and camera and DDS need a core too.
-
-    ONNX Runtime, which runs an exported folder, shares work out as threads come free: all.
-    """
-    return cores if Path(checkpoint).is_dir() else max(1, cores - 1)
 
 
 class SegmentationNode(LifecycleNode):
@@ -66,6 +55,7 @@ class SegmentationNode(LifecycleNode):
         self._camera: Camera | None = None
         self._failure = ""
         self._lossy = Persistent(LOOKS_TO_REPORT_LOSS)
+        self._default_threads = torch.get_num_threads()
         self._mailbox: Mailbox[tuple[Any, float]] = Mailbox()
         # Stamps of the frames that came since the worker last took one, itself included.
         self._stamps: collections.deque[int] = collections.deque(maxlen=1000)
@@ -86,7 +76,7 @@ class SegmentationNode(LifecycleNode):
         try:
             self._config = read_config(self)
             self._checkpoint = self._config.checkpoint or str(DEFAULT_CHECKPOINT)
-            torch.set_num_threads(self._config.threads or usual_threads(self._checkpoint))
+            torch.set_num_threads(self._config.threads or self._default_threads)
             self._engine = StreamingSegmenter.from_checkpoint(self._checkpoint, self._config.stream)
             self._engine.warm_up()
         except (CheckpointError, DeviceError, ValueError) as error:
