@@ -95,8 +95,12 @@ class Preprocessor:
         return torch.addcmul(self._offset, pixels.float(), self._scale).to(self.dtype)
 
     def _upload(self, image: NDArray[np.uint8]) -> Tensor:
-        """The caller waits for the frame's labels before it gives the next image, so one pinned buffer is enough."""
         if self._pinned is None or self._pinned.shape != image.shape:
             self._pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
+            self._uploaded = torch.cuda.Event()
+        # The image before may still be on its way.
+        self._uploaded.synchronize()
         np.copyto(self._pinned.numpy(), image)
-        return self._pinned.to(self.device, non_blocking=True)
+        pixels = self._pinned.to(self.device, non_blocking=True)
+        self._uploaded.record(torch.cuda.current_stream(self.device))
+        return pixels

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import Tensor
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, Normalization
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
-from stmem_ros.preprocess import resize, resize_on_device
+from stmem_ros.preprocess import Preprocessor, resize, resize_on_device
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, cuda_graph
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_precision
@@ -117,6 +117,14 @@ def test_a_gpu_gives_the_labels_of_a_cpu(precision: str) -> None:
         assert result is not None
         labels.append(result.labels)
     assert (labels[0] == labels[1]).mean() >= (0.9999 if precision == "float32" else 0.98)
+
+
+@needs_gpu
+def test_images_given_one_after_another_do_not_mix_on_their_way_up() -> None:
+    normalization = Normalization((0, 0, 0), (1, 1, 1))
+    preprocess = Preprocessor(normalization, 0, torch.device("cuda"))
+    uploaded = [preprocess(np.full((1080, 1920, 3), value, np.uint8)) for value in range(20)]
+    assert all((tensor == value).all() for value, tensor in enumerate(uploaded))
 
 
 @needs_gpu
