@@ -18,12 +18,14 @@ SECOND = 1_000_000_000
 PERIOD = SECOND // 15
 
 
-def network(base: str, stf: bool = True, mar: bool = True) -> tuple[VideoSegmenter, CheckpointInfo]:
+def network(
+    base: str, stf: bool = True, mar: bool = True, window_frames: int = 3
+) -> tuple[VideoSegmenter, CheckpointInfo]:
     torch.manual_seed(5)
     config = SegmenterConfig(
         base,
         CLASSES,
-        stf=STFConfig(block=(16, 16), positional_grid=(8, 8), feedforward=8) if stf else None,
+        stf=STFConfig((16, 16), (8, 8), window_frames, feedforward=8) if stf else None,
         mar=MARConfig(CLASSES, 3) if mar else None,
     )
     model = build_segmenter(config).eval()
@@ -75,6 +77,17 @@ def test_centered_labels_come_one_frame_later_from_both_neighbours(pixel_base: s
         window = [images[min(max(0, index + offset), 5)] for offset in (-1, 0, 1)]
         np.testing.assert_array_equal(result.labels, whole_network_labels(model, info, window, 1))
     assert engine.flush() is None
+
+
+def test_the_middle_of_an_even_window_is_the_later_of_two_as_in_training(pixel_base: str) -> None:
+    model, info = network(pixel_base, window_frames=4)
+    engine = StreamingSegmenter(model, info, StreamConfig(window="centered"))
+    images = frames(5)
+    results = [engine.step(image, index * PERIOD) for index, image in enumerate(images)][1:]
+    for index, result in enumerate(results):
+        assert result is not None and result.stamp_ns == index * PERIOD
+        window = [images[max(0, index + offset)] for offset in (-2, -1, 0, 1)]
+        np.testing.assert_array_equal(result.labels, whole_network_labels(model, info, window, 2))
 
 
 @pytest.mark.parametrize("window", ["causal", "centered"])

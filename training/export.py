@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import stmem_ros
+from stmem_ros.benchmark.film import Film
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, load_checkpoint
 from stmem_ros.files import one_line
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor, network_size
@@ -40,6 +41,7 @@ from stmem_ros.streaming.exported import (
 )
 from stmem_ros.streaming.label_map import label_map
 from stmem_ros.streaming.onnx_runtime import OnnxNetwork
+from stmem_ros.streaming.window import query_place
 from training.command import exit_status, require_writable
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -209,13 +211,8 @@ def export_graphs(
         inputs = [f"{name}_{place}" for place in range(frames) for name in names]
         for window, file in fusion_files(info.config).items():
             if not (folder / file).exists():
-                graph = FusionGraph(network, kind, query_of(window, frames))
+                graph = FusionGraph(network, kind, query_place(frames, window == "causal"))
                 _write(graph, state, inputs, ["logits"], folder / file, opset)
-
-
-def query_of(window: str, frames: int) -> int:
-    """The place in a window of the frame that is labelled."""
-    return frames - 1 - (frames // 2 if window == "centered" else 0)
 
 
 def _write(
@@ -256,18 +253,19 @@ def _quiet() -> Iterator[None]:
 
 
 def compare(network: StreamingNetwork, folder: Path, window: str) -> Agreement:
-    """An export beside the network that it was made of, on the CPU, over some frames of shapes that move."""
+    """An export beside the network that it was made of, on the CPU, over some frames of a picture that drifts."""
     export = read_export(folder)
     exported = OnnxNetwork(export, window, "cpu")
     preprocess = Preprocessor(export.info.normalization, 0, torch.device("cpu"))
     frames = network.window_frames
-    query = query_of(window, frames)
+    query = query_place(frames, window == "causal")
     differences, largest, equal = [], [], []
     ours: list[FrameFeatures] = []
     theirs: list[object] = []
     with torch.inference_mode():
-        for image in drifting(export.size, CHECKED_FRAMES):
-            images = preprocess(image).repeat(export.cameras, 1, 1, 1)
+        film = Film(export.size)
+        for number in range(CHECKED_FRAMES):
+            images = preprocess(film[number]).repeat(export.cameras, 1, 1, 1)
             ours = (ours[1:] or [network.frame(images)] * (frames - 1)) + [network.frame(images)]
             theirs = (theirs[1:] or [exported.frame(images)] * (frames - 1)) + [exported.frame(images)]
             expected, found = network.predict(ours, query), exported.predict(theirs, query)
@@ -277,20 +275,6 @@ def compare(network: StreamingNetwork, folder: Path, window: str) -> Agreement:
                 equal.append((label_map(one, export.size, False)[0] == label_map(other, export.size, False)[0]).mean())
     # A maximum would pass over NaN.
     return Agreement(float(np.max(differences)), float(np.max(largest)), float(np.mean(equal)))
-
-
-def drifting(size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
-    """Images `(h, w, 3)` of smooth coloured shapes that drift a few pixels a frame."""
-    random = np.random.default_rng(0)
-    waves = random.uniform(-0.06, 0.06, (3, 6, 2))
-    speed, phase = random.uniform(-0.5, 0.5, (3, 6)), random.uniform(0, 6.28, (3, 6))
-    y, x = np.indices(size)
-    for time in range(count):
-        planes = [
-            sum(np.sin(a * y + b * x + v * time + p) for (a, b), v, p in zip(waves[c], speed[c], phase[c], strict=True))
-            for c in range(3)
-        ]
-        yield np.clip(np.stack(planes, -1) * 40 + 128, 0, 255).astype(np.uint8)
 
 
 def _pixels(size: tuple[int, int]) -> str:

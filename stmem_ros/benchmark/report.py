@@ -26,7 +26,7 @@ def report(
         "size": list(setting.size),
         "image_size": list(setting.image_size),
         "window": setting.window,
-        "window_frames": window_frames(subject),
+        "window_frames": subject.config.window_frames,
         "seed": subject.seed,
         "rounds": times["fast"].count,
         "warm_up_rounds": WARM_UP_ROUNDS,
@@ -41,10 +41,6 @@ def report(
         "max_abs_diff": exactness.max_abs_diff,
         "label_agreement": exactness.label_agreement,
     }
-
-
-def window_frames(subject: Subject) -> int:
-    return 1 if subject.config.stf is None else subject.config.stf.frames
 
 
 def table(result: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork
 from stmem_ros.streaming.exported import read_export
+from stmem_ros.streaming.window import query_place
 
 PERIOD_NS = 66_666_667
 WAYS = {
@@ -182,7 +183,7 @@ class Comparison:
         self.dtype = dtype = resolve_precision(setting.precision, device)
         model, info = subject.make()
         model.requires_grad_(False)
-        self.query = query = newest_due(model.window_frames, setting.window)
+        self.query = query = query_place(model.window_frames, setting.window == "causal")
         self.scene = Scene(setting, info.normalization, device, dtype, subject.seed)
         self.ways: dict[str, Way] = {}
         if "engine" in names:
@@ -217,11 +218,6 @@ def exported_engine(setting: Setting) -> StreamingSegmenter:
     if (size := read_export(setting.export).size) != setting.size:
         raise BenchmarkError(f"--export {setting.export} was exported for {as_text(size)}, not {as_text(setting.size)}")
     return StreamingSegmenter.from_checkpoint(setting.export, config)
-
-
-def newest_due(length: int, window: str) -> int:
-    """The place in a window of the frame that is labelled when the window's newest has come."""
-    return length - 1 - (length // 2 if window == "centered" else 0)
 
 
 def streaming(model: VideoSegmenter, device: torch.device, dtype: torch.dtype) -> StreamingNetwork:

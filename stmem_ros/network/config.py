@@ -115,6 +115,11 @@ class SegmenterConfig:
         _require(_is_count(self.classes) and self.classes <= 255, "classes", self.classes, "from 1 to 255")
         _require(_is_count(self.classifier_upscale, 8), "classifier_upscale", self.classifier_upscale, "from 1 to 8")
 
+    @property
+    def window_frames(self) -> int:
+        """How many frames one prediction looks at: 1 without STF."""
+        return 1 if self.stf is None else self.stf.frames
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data; `from_dict` gives the same config back."""
         return dataclasses.asdict(self)

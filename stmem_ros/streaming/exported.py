@@ -32,13 +32,9 @@ MOST_CAMERAS = 64
 MOST_STRETCH = 0.03
 
 
-def window_frames(config: SegmenterConfig) -> int:
-    return config.stf.frames if config.stf else 1
-
-
 def fusion_files(config: SegmenterConfig) -> dict[str, str]:
     """The graph that fuses a window, for each kind of window."""
-    if window_frames(config) == 1:
+    if config.window_frames == 1:
         return dict.fromkeys(("causal", "centered"), "fusion.onnx")
     return {"causal": "fusion_causal.onnx", "centered": "fusion_centered.onnx"}
 

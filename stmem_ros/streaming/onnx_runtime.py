@@ -12,7 +12,7 @@ from torch import Tensor
 from stmem_ros.checkpoint import CheckpointError
 from stmem_ros.files import one_line
 from stmem_ros.streaming.device import DeviceError, resolve_device
-from stmem_ros.streaming.exported import FRAME, Export, fusion_files, state_names, window_frames
+from stmem_ros.streaming.exported import FRAME, Export, fusion_files, state_names
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -35,7 +35,7 @@ class OnnxNetwork:
             )
         self._runtime = _import_runtime(export)
         self.device = self._resolve(device)
-        self.window_frames = window_frames(export.info.config)
+        self.window_frames = export.info.config.window_frames
         self._export, self._names = export, state_names(export.info.config)
         images = {"images": [export.cameras, 3, *export.size]}
         self._frame = self._session(FRAME, images, self._names)

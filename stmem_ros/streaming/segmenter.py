@@ -20,7 +20,7 @@ from stmem_ros.streaming.exact import StreamingNetwork
 from stmem_ros.streaming.exported import Export, ExportPreprocessor, read_export
 from stmem_ros.streaming.label_map import label_map
 from stmem_ros.streaming.onnx_runtime import OnnxNetwork
-from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState
+from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState, query_place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,9 @@ class StreamingSegmenter:
         else:
             self._run_model(model)
         self.length = self.network.window_frames
+        self.query = query_place(self.length, self.config.window == "causal")
         # How many newer frames a frame waits for.
-        self.delay = self.length // 2 if self.config.window == "centered" else 0
+        self.delay = self.length - 1 - self.query
         self.state = StreamState()
         self.last_reset: ResetReason | None = None
 
@@ -177,6 +178,6 @@ class StreamingSegmenter:
 
     def _label(self, with_confidence: bool) -> Segmentation:
         frame = self.state.waiting.pop(0)
-        logits = self.network.predict(self.state.features, self.length - 1 - self.delay)
+        logits = self.network.predict(self.state.features, self.query)
         labels, confidence = label_map(logits, (frame.image.shape[0], frame.image.shape[1]), with_confidence)
         return Segmentation(labels, confidence, frame.image, frame.stamp_ns, frame.frame_id)

@@ -23,6 +23,11 @@ class ResetReason(enum.Enum):
     ASKED = "a reset was asked for"
 
 
+def query_place(frames: int, causal: bool) -> int:
+    """The place in a window, 0 the oldest, of the frame that is labelled: the newest, or the middle as in training."""
+    return frames - 1 if causal else frames // 2
+
+
 @dataclasses.dataclass(frozen=True)
 class StreamFrame:
     """One image `(H, W, 3)` RGB uint8 of a stream; the stamp counts nanoseconds."""

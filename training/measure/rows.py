@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stmem_ros.checkpoint import CheckpointInfo
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.preprocess import Preprocessor, resize
+from stmem_ros.streaming.window import query_place
 from training.data.clips import Windows
 from training.data.dataset import LabelledFrame, read_image
 from training.measure.baseline import Baseline, Fusion, Refinement
@@ -64,7 +65,7 @@ class Row:
     @property
     def query(self) -> int:
         """The frame's place in its window, 0 the oldest."""
-        return self.window_frames - 1 if self.causal else self.window_frames // 2
+        return query_place(self.window_frames, self.causal)
 
     def to_dict(self) -> dict[str, Any]:
         """Which file, which window (None: a single frame), and the baseline's settings where it is one."""
