@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
+from stmem_ros.streaming.batch import Prepared, Segmentation, finish, step_together
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_device, resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork
 from stmem_ros.streaming.exported import Export, ExportPreprocessor, read_export
-from stmem_ros.streaming.label_map import label_map
 from stmem_ros.streaming.onnx_runtime import OnnxNetwork
 from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState, query_place
 
@@ -51,21 +52,6 @@ class StreamConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """The labels of one frame, with that frame's own image, stamp and frame_id.
-
-    `labels` `(H, W)` uint8 are class ids at the image's size. `confidence` `(H, W)` uint8 is the
-    softmax probability of the label, 0..255 for 0..1; None where it was not asked for.
-    """
-
-    labels: NDArray[np.uint8]
-    confidence: NDArray[np.uint8] | None
-    image: NDArray[np.uint8]
-    stamp_ns: int
-    frame_id: str
-
-
 class StreamingSegmenter:
     """Segments one camera's stream, frame by frame, with the exact fast form of `model` (`streaming.exact`).
 
@@ -91,6 +77,8 @@ class StreamingSegmenter:
         self.query = query_place(self.length, self.config.window == "causal")
         # How many newer frames a frame waits for.
         self.delay = self.length - 1 - self.query
+        # How many cameras may go through the network at once; 0: any number. An export is of a fixed one.
+        self.most_together = 1 if isinstance(model, Export) else 0
         self.state = StreamState()
         self.last_reset: ResetReason | None = None
 
@@ -102,6 +90,12 @@ class StreamingSegmenter:
             return cls(export, export.info, config)
         model, info = load_checkpoint(path)
         return cls(model, info, config)
+
+    def sibling(self) -> StreamingSegmenter:
+        """The stream of another camera on the same network and device: it shares the weights, not the window."""
+        other = copy.copy(self)
+        other.state, other.last_reset = StreamState(), None
+        return other
 
     def _run_model(self, model: VideoSegmenter) -> None:
         self.device = resolve_device(self.config.device)
@@ -148,12 +142,18 @@ class StreamingSegmenter:
         a centred frame that still waited then gets no label. `skipped` are the stamps of
         frames between that were not given to this method, so that `max_gap` means the camera's gaps, not the network's.
         """
+        return step_together([(self, self.prepare(image, stamp_ns, frame_id, skipped), confidence)])[0]
+
+    @torch.inference_mode()
+    def prepare(
+        self, image: NDArray[np.uint8], stamp_ns: int, frame_id: str = "", skipped: Sequence[int] = ()
+    ) -> Prepared:
+        """The part of a `step` that each stream does by itself; `step_together` does the rest. Raises ImageError."""
         frame = StreamFrame(image, stamp_ns, frame_id)
         self.last_reset = self.state.reset_reason(frame, int(self.config.max_gap * 1e9), skipped)
         if self.last_reset is not None:
             self.state.clear()
-        self.state.push(frame, self.network.frame(self.preprocess(image)), self.length)
-        return self._label(confidence) if len(self.state.waiting) > self.delay else None
+        return Prepared(frame, self.preprocess(image))
 
     @torch.inference_mode()
     def flush(self, *, confidence: bool = True) -> Segmentation | None:
@@ -165,7 +165,8 @@ class StreamingSegmenter:
             self.state.clear()
             return None
         self.state.features = [*self.state.features[1:], self.state.features[-1]]
-        return self._label(confidence)
+        logits = self.network.predict(self.state.features, self.query)
+        return finish(self.state.waiting.pop(0), logits, confidence)
 
     def reset(self) -> None:
         """Forget the window; the next frame starts a new one."""
@@ -175,9 +176,3 @@ class StreamingSegmenter:
         """Run once on a black image `(height, width)`, so that the first real frame is not the slow one."""
         self.step(np.zeros((*(size or self._usual_size), 3), np.uint8), 0)
         self.reset()
-
-    def _label(self, with_confidence: bool) -> Segmentation:
-        frame = self.state.waiting.pop(0)
-        logits = self.network.predict(self.state.features, self.query)
-        labels, confidence = label_map(logits, (frame.image.shape[0], frame.image.shape[1]), with_confidence)
-        return Segmentation(labels, confidence, frame.image, frame.stamp_ns, frame.frame_id)

@@ -22,13 +22,26 @@ from stmem_ros.network.stf import DecoderLayer, EncoderLayer
 class Layout:
     """How a grid's cells become tokens `(N, P, T, B, C)`, and which of them are padding."""
 
-    def __init__(self, size: tuple[int, int], block: tuple[int, int], device: torch.device) -> None:
-        self.grid = BlockGrid(size, block, device)
+    def __init__(self, size: tuple[int, int], block: tuple[int, int], frames: int, like: Tensor) -> None:
+        """For sequences of 1 and of `frames` frames; masks have the device and number format of `like`."""
+        self.grid = BlockGrid(size, block, like.device)
         self.places, self.blocks = block[0] * block[1], self.grid.rows * self.grid.columns
-        self.valid: Tensor | None = None
+        # By the frames of the keys: `(P, 1, 1, T * B)` and `(B, 1, 1, P * T)`.
+        self.long_masks: dict[int, Tensor] = {}
+        self.short_masks: dict[int, Tensor] = {}
         if any(self.grid.padding):
-            cells = torch.ones(1, 1, *size, 1, dtype=torch.bool, device=device)
-            self.valid = self.tokens(self.grid.pad(cells))[0, :, 0, :, 0]
+            cells = torch.ones(1, 1, *size, 1, dtype=torch.bool, device=like.device)
+            valid = self.tokens(self.grid.pad(cells))[0, :, 0, :, 0]
+            for count in {1, frames}:
+                self.long_masks[count] = self._mask(valid[:, None].expand(-1, count, -1), like)
+                self.short_masks[count] = self._mask(valid.T[:, :, None].expand(-1, -1, count), like)
+
+    @staticmethod
+    def _mask(valid: Tensor, like: Tensor) -> Tensor:
+        """Added to the logits: 0 where a key counts, else -inf; a sequence that is all padding attends to itself."""
+        valid = valid.flatten(1)
+        counts = (valid | ~valid.any(1, keepdim=True))[:, None, None]
+        return torch.zeros(counts.shape, dtype=like.dtype, device=like.device).masked_fill(~counts, -torch.inf)
 
     def tokens(self, cells: Tensor) -> Tensor:
         """Padded cells `(N, T, H, W, C)` to tokens."""
@@ -44,18 +57,6 @@ class Layout:
         x = tokens.reshape(n, *grid.block, grid.rows, grid.columns, c).permute(0, 5, 3, 1, 4, 2)
         x = x.reshape(n, c, grid.rows * grid.block[0], grid.columns * grid.block[1])
         return x[..., : grid.height, : grid.width]
-
-    def long_mask(self, frames: int) -> Tensor | None:
-        """`(P, 1, 1, T * B)`, True where a key counts; a sequence that is all padding attends to itself."""
-        return None if self.valid is None else self._mask(self.valid[:, None].expand(-1, frames, -1).flatten(1))
-
-    def short_mask(self, frames: int) -> Tensor | None:
-        """`(B, 1, 1, P * T)`."""
-        return None if self.valid is None else self._mask(self.valid.T[:, :, None].expand(-1, -1, frames).flatten(1))
-
-    @staticmethod
-    def _mask(valid: Tensor) -> Tensor:
-        return (valid | ~valid.any(1, keepdim=True))[:, None, None]
 
 
 class FoldedICSA(nn.Module):
@@ -107,12 +108,12 @@ class FoldedICSA(nn.Module):
         `short` is the constant of `positions`. Returns `(N, P, T_q, B, C)`, in memory as `(N, B, P, T_q, C)`.
         """
         n, places, frames, blocks, channels = query.shape
-        mask = self._repeated(layout.long_mask(key.shape[2]), n)
+        mask = self._repeated(layout.long_masks.get(key.shape[2]), n)
         attended = F.scaled_dot_product_attention(self._long(query), self._long(key), self._long(value), mask)
         x = attended.transpose(1, 2).reshape(n, places, frames, blocks, channels)
         x = F.linear(x, self.short_weight).add_(short)
         q, k, v = (self._short(part) for part in x.chunk(3, -1))
-        attended = F.scaled_dot_product_attention(q, k, v, self._repeated(layout.short_mask(frames), n))
+        attended = F.scaled_dot_product_attention(q, k, v, self._repeated(layout.short_masks.get(frames), n))
         x = self.out(attended.transpose(1, 2).reshape(n, blocks, places, frames, channels))
         return x.permute(0, 2, 3, 1, 4)
 
@@ -192,7 +193,7 @@ class FoldedSTF(nn.Module):
         """What is the same for every frame of a size, `(h, w)` cells; of the last size it is kept."""
         if self._grid is None or self._grid.size != size:
             stf = self.stf
-            layout = Layout(size, stf.config.block, stf.encoder_position.device)
+            layout = Layout(size, stf.config.block, stf.config.frames, stf.encoder_position)
             encoder, decoder = (
                 layout.tokens(stf.positions(encoding, layout.grid))
                 for encoding in (stf.encoder_position, stf.decoder_position)
