@@ -15,7 +15,10 @@ setup(
     packages=find_packages(include=["stmem_ros", "stmem_ros.*", "training", "training.*"]),
     package_data={
         "stmem_ros": ["models/*.safetensors", "py.typed"],
-        "training": ["configs/*.yaml", "configs/paper/*.yaml", "datasets/*.yaml", "datasets/*/*.txt"],
+        "training": [
+            *("configs/*.yaml", "configs/paper/*.yaml", "datasets/*.yaml", "datasets/*/*.txt"),
+            *("bag/report/*.html", "bag/report/*.css", "bag/report/*.js"),
+        ],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
@@ -32,6 +35,7 @@ setup(
             "segmentation_node = stmem_ros.node.segmentation_node:main",
             "replay_node = stmem_ros.node.replay_node:main",
             "demo = stmem_ros.node.demo:main",
+            "bag = stmem_ros.bag.__main__:main",
             "benchmark = stmem_ros.benchmark.__main__:main",
             "train = training.train:main",
             "evaluate = training.evaluate:main",

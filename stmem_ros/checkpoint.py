@@ -25,7 +25,8 @@ from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
 FORMAT = "stmem_ros"
 ROW_PREFIX = "rows."
 FORMAT_VERSION = 2
-DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "camvid_lite2.safetensors"
+MODELS = Path(__file__).parent / "models"
+DEFAULT_CHECKPOINT = MODELS / "camvid_lite2.safetensors"
 
 
 class CheckpointError(Exception):
@@ -110,15 +111,23 @@ def save_checkpoint(
         raise CheckpointError(f"{path} could not be written: {error.strerror or one_line(error)}") from error
 
 
+def find_checkpoint(name: str | Path) -> Path:
+    """The file or folder `name`, or the package's model of that name where there is no such file: `camvid_lite2`."""
+    path = Path(name)
+    packaged = MODELS / f"{path}.safetensors"
+    return packaged if len(path.parts) == 1 and not path.exists() and packaged.is_file() else path
+
+
 def read_info(path: str | Path) -> CheckpointInfo:
     """What the file says of itself, without loading the weights. Raises CheckpointError."""
-    with open_tensors(Path(path), CheckpointError) as file:
-        return _read_info(Path(path), file)
+    path = find_checkpoint(path)
+    with open_tensors(path, CheckpointError) as file:
+        return _read_info(path, file)
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[VideoSegmenter, CheckpointInfo]:
     """The network in evaluation mode on `device`, and what the file says of it. Raises CheckpointError."""
-    path = Path(path)
+    path = find_checkpoint(path)
     with open_tensors(path, CheckpointError) as file:
         info = _read_info(path, file)
         names = {name: name for name in file.keys() if not name.startswith(ROW_PREFIX)}  # noqa: SIM118 (no mapping)
@@ -127,7 +136,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
 
 def load_rows(path: str | Path, device: str | torch.device = "cpu") -> dict[str, tuple[VideoSegmenter, CheckpointInfo]]:
     """The networks kept beside a checkpoint's own, by name; none in many files. Raises CheckpointError."""
-    path = Path(path)
+    path = find_checkpoint(path)
     rows = {}
     with open_tensors(path, CheckpointError) as file:
         info = _read_info(path, file)

@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -27,10 +27,8 @@ from stmem_ros.decode import ImageError, decode_compressed, decode_encoded, deco
 
 DEFAULT_RATE = 15.0
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-BAG_SUFFIXES = (".bag", ".db3", ".mcap")
+BAG_SUFFIXES = (".bag", ".db3", ".mcap", ".zstd")
 
-_IMAGE = "sensor_msgs/msg/Image"
-_COMPRESSED = "sensor_msgs/msg/CompressedImage"
 _FRAMES_FOR_RATE = 30
 
 _logger = logging.getLogger(__name__)
@@ -103,7 +101,7 @@ def open_source(source: str, topic: str = "", rate: float | None = None) -> Fram
     if not path.exists():
         raise SourceError(f"{path} does not exist: give a video file, a folder of images, a bag or a camera index")
     if path.is_dir():
-        if (path / "metadata.yaml").is_file():
+        if (path / "metadata.yaml").is_file() or (not _holds(path, _is_image) and _holds(path, _is_bag_file)):
             return BagSource(path, topic)
         return _FolderSource(path, rate or DEFAULT_RATE)
     suffix = path.suffix.lower()
@@ -163,18 +161,10 @@ class _FolderSource(FrameSource):
     def __init__(self, path: Path, rate: float) -> None:
         self.name = str(path)
         self.rate = rate
-        try:
-            files = [file for file in path.iterdir() if _is_image(file)]
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-        if not files:
-            if any(file.suffix.lower() in BAG_SUFFIXES for file in path.iterdir()):
-                raise SourceError(
-                    f"{path} lacks metadata.yaml: run `ros2 bag reindex` on it, or give the bag file in it"
-                )
+        self._files = image_files(path)
+        if not self._files:
             raise SourceError(f"{path} holds neither images ({' '.join(IMAGE_SUFFIXES)}) nor a rosbag2 metadata.yaml")
-        self._files = sorted(files, key=_natural_order)
-        self.frame_count = len(files)
+        self.frame_count = len(self._files)
 
     def close(self) -> None:
         pass
@@ -191,21 +181,25 @@ class _FolderSource(FrameSource):
 
 
 class BagSource(FrameSource):
+    """An image topic of a bag, in the order of recording; what of the bag cannot be read is a warning each."""
+
     def __init__(self, path: Path, topic: str) -> None:
+        # It knows SourceError from here.
+        from stmem_ros.bag.reader import Bag
+
         self.name = str(path)
-        self._reader = _open_bag(path)
+        self._told: set[str] = set()
+        self._bag = Bag(path)
         try:
-            self.topic = _image_topic(path, self._reader, topic)
-            self._connections = [each for each in self._reader.connections if each.topic == self.topic]
-            self.frame_count = sum(each.msgcount for each in self._connections)
+            (self.topic,) = self._bag.choose_images([topic] if topic else [])
+            self.frame_count = self._bag.topics[self.topic].count
             self.rate = self._measure_rate()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        if self._reader.stack is not None:
-            self._reader.close()
+        self._bag.close()
 
     def _frames(self) -> Generator[Frame, None, None]:
         for index, (message, stamp_ns) in enumerate(self.messages()):
@@ -218,17 +212,17 @@ class BagSource(FrameSource):
 
     def messages(self) -> Generator[tuple[Any, int], None, None]:
         """Each image message with its header's stamp in nanoseconds, or its recording time where that is 0."""
-        try:
-            for connection, recorded_ns, data in self._reader.messages(connections=self._connections):
-                message = self._reader.deserialize(data, connection.msgtype)
-                stamp = message.header.stamp
-                yield message, (stamp.sec * 1_000_000_000 + stamp.nanosec) or recorded_ns
-        except Exception as error:  # a damaged bag raises whatever its storage raises
-            raise SourceError(f"{self.name} is damaged on topic {self.topic}: {_one_line(error)}") from error
+        with contextlib.closing(self._bag.messages([self.topic])) as messages:
+            for message in messages:
+                yield self._bag.decode(message), message.stamp_ns
+        for line in self._bag.lost:
+            if line not in self._told:
+                self._told.add(line)
+                _logger.warning("%s: lost: %s", self.name, line)
 
     def _measure_rate(self) -> float | None:
-        with contextlib.closing(self.messages()) as messages:
-            stamps = [stamp for _, stamp in islice(messages, _FRAMES_FOR_RATE)]
+        with contextlib.closing(self._bag.messages([self.topic])) as messages:
+            stamps = [message.stamp_ns for message in islice(messages, _FRAMES_FOR_RATE)]
         steps = [later - earlier for earlier, later in pairwise(stamps) if later > earlier]
         return 1e9 / statistics.median(steps) if steps else None
 
@@ -262,50 +256,34 @@ class _CameraSource(FrameSource):
             index += 1
 
 
-def _open_bag(path: Path) -> Any:
-    try:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError as error:
-        raise SourceError(f"{path} is a bag, and reading bags needs a package: pip install rosbags") from error
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-        reader.open()
-    except Exception as error:  # a damaged bag raises whatever its storage or its metadata raises
-        raise SourceError(
-            f"{path} cannot be read as a bag: {_one_line(error)}; check it with `ros2 bag info`"
-        ) from error
-    return reader
-
-
-def _image_topic(path: Path, reader: Any, wanted: str) -> str:
-    types = {name: info.msgtype or "several types" for name, info in sorted(reader.topics.items())}
-    images = [name for name, kind in types.items() if kind in (_IMAGE, _COMPRESSED)]
-    if not images:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in types.items()) or "none"
-        raise SourceError(f"{path} has no image topic; its topics: {listed}")
-    if wanted:
-        chosen = [name for name in images if name.lstrip("/") == wanted.lstrip("/")]
-        if not chosen:
-            raise SourceError(f"{path} has no image topic {wanted}; its image topics: {', '.join(images)}")
-    else:
-        chosen = images
-        if len(chosen) > 1:
-            raise SourceError(f"{path} has {len(chosen)} image topics, set topic to one of: {', '.join(images)}")
-    if not reader.topics[chosen[0]].msgcount:
-        raise SourceError(f"{path} has no message on image topic {chosen[0]}")
-    return chosen[0]
-
-
 def _bgr_to_rgb(image: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder by name, numbers by value. Raises SourceError where it cannot be read."""
+    try:
+        return sorted((file for file in folder.iterdir() if _is_image(file)), key=natural_order)
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _holds(folder: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return any(map(kind, folder.iterdir()))
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _is_bag_file(path: Path) -> bool:
+    return path.suffix.lower() in BAG_SUFFIXES
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
     """By name, numbers by value: `2.png` comes before `10.png`."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name

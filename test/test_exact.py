@@ -88,7 +88,7 @@ def test_folded_stf_is_stf(
     folded = FoldedSTF(stf)
     window = torch.randn(cameras, frames, 8, *size)
     query = data.draw(some.integers(0, frames - 1))
-    fused = folded.fuse([folded.frame(frame) for frame in window.unbind(1)], query)
+    fused = folded.fuse([folded.frame(frame) for frame in window.unbind(1)], query, size)
     torch.testing.assert_close(fused, stf(window, query), **TOLERANCE)
 
 

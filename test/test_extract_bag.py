@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_typestore
 from stmem_ros.labels import IGNORE_INDEX
 from training import extract_bag
 from training.data.dataset import list_frames, list_images, load_spec, read_frame
-from training.extract_bag import pair
+from training.data.pairing import pair
 
 HEIGHT, WIDTH = 32, 48
 START_NS = 1_700_000_000_000_000_000

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from stmem_ros.labels import IGNORE_INDEX
-from training.measure.quality import QUALITY_NAMES, BoundaryF, Calibration, Quality, boundary
+from training.measure.quality import QUALITY_NAMES, BoundaryF, Calibration, Quality, boundary, calibration_error
 from training.measure.temporal import Motion
 
 
@@ -92,3 +92,33 @@ def test_frames_that_do_not_follow_each_other_have_no_steadiness() -> None:
     for frame in range(9):
         quality.update(logits_of(halves(30)), halves(30), frame not in (0, 5), None)
     assert quality.to_dict()["vc8"] is quality.to_dict()["flow_consistency"] is None
+
+
+def test_a_frame_without_truth_has_no_part_in_what_needs_one() -> None:
+    quality = Quality(3)
+    for frame in range(9):
+        truth = None if frame == 4 else halves(30)
+        quality.update_labels(halves(30), None, truth, frame > 0, None)
+    figures = quality.to_dict()
+    assert figures["boundary_f"] == 100.0
+    # Nor do eight frames with truth in two parts make a clip of eight; and nothing is known of confidence.
+    assert figures["vc8"] is figures["ece"] is None
+
+
+def test_what_is_taken_adds_up_to_the_whole() -> None:
+    truths = [halves(column) for column in (30, 31, 33, 36, 40, 41, 41, 42, 44, 47)]
+    whole, taken = Quality(3), Quality(3)
+    sums: dict[str, np.ndarray] = {}
+    calibration = np.zeros((3, 15))
+    for frame, truth in enumerate(truths):
+        labels, confidence = halves(33), np.full((60, 80), 0.1 * frame, np.float32)
+        for quality in (whole, taken):
+            quality.update_labels(labels, confidence, truth, frame > 0, None)
+        shares, added = taken.take()
+        calibration += added
+        sums = {name: np.add(sums.get(name, (0.0, 0.0)), share) for name, share in shares.items()}
+    assert taken.to_dict()["vc8"] is taken.to_dict()["boundary_f"] is None
+    expected = whole.to_dict()
+    found = {name: 100 * top / bottom for name, (top, bottom) in sums.items() if bottom}
+    assert found == pytest.approx({name: expected[name] for name in ("boundary_f", "vc8", "vc8_correct")})
+    assert calibration_error(calibration) == pytest.approx(expected["ece"])

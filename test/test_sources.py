@@ -330,6 +330,23 @@ def test_damaged_message_is_skipped(
     assert len(caplog.messages) == 1 and f"message 1 on /image skipped: {reason}" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_bag_without_metadata_or_cut_off_gives_what_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, metadata: bool
+) -> None:
+    write_bag(tmp_path / "drive")
+    if not metadata:
+        (tmp_path / "drive" / "metadata.yaml").unlink()
+        assert_bag_frames(tmp_path / "drive")
+    file = tmp_path / "drive" / "drive.mcap"
+    file.write_bytes(file.read_bytes()[: 9 * HEIGHT * WIDTH * 3])
+    with caplog.at_level(logging.WARNING), open_source(str(tmp_path / "drive")) as source:
+        for _ in range(2):
+            assert [number_of(frame.image) for frame in source] == list(range(8))
+    assert f"{tmp_path / 'drive'}: lost: drive.mcap: cut off" in caplog.text
+    assert len(caplog.messages) == 1 + metadata
+
+
 def test_cut_off_video_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "drive.avi"
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), np.uint8)

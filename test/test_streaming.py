@@ -90,6 +90,23 @@ def test_the_middle_of_an_even_window_is_the_later_of_two_as_in_training(pixel_b
         np.testing.assert_array_equal(result.labels, whole_network_labels(model, info, window, 2))
 
 
+@pytest.mark.parametrize("size", [(64, 80), (94, 70)])
+def test_cameras_of_other_sizes_on_the_same_network_change_nothing(pixel_base: str, size: tuple[int, int]) -> None:
+    model, info = network(pixel_base)
+    engine = StreamingSegmenter(model, info, StreamConfig(window="centered"))
+    alone, other = engine.sibling(), engine.sibling()
+    images, others = frames(3), frames(3, size)
+    expected = [alone.step(image, index * PERIOD) for index, image in enumerate(images)] + [alone.flush()]
+    found = []
+    for index in range(3):
+        found.append(engine.step(images[index], index * PERIOD))
+        other.step(others[index], index * PERIOD)
+    found.append(engine.flush())
+    for one, two in zip(found[1:], expected[1:], strict=True):
+        assert one is not None and two is not None
+        np.testing.assert_array_equal(one.labels, two.labels)
+
+
 @pytest.mark.parametrize("window", ["causal", "centered"])
 def test_without_stf_every_label_comes_at_once_from_its_own_frame(pixel_base: str, window: str) -> None:
     model, info = network(pixel_base, stf=False)

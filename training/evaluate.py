@@ -19,10 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from tqdm import tqdm
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, load_checkpoint, load_rows
+from stmem_ros.checkpoint import (
+    DEFAULT_CHECKPOINT,
+    CheckpointError,
+    CheckpointInfo,
+    find_checkpoint,
+    load_checkpoint,
+    load_rows,
+)
 from stmem_ros.files import whole_file
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
@@ -46,7 +52,7 @@ from training.measure.cost import Cost, cost_of
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.measure.quality import Quality
 from training.measure.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
-from training.measure.rows import ROWS, Networks, Row, labelled, row_name, same_network
+from training.measure.rows import ROWS, Networks, Row, labelled, require_numbers, row_name, same_network
 from training.measure.sliding import Slide
 from training.measure.temporal import MotionTracker
 
@@ -176,17 +182,8 @@ def networks_of(checkpoints: list[Path]) -> list[tuple[Path, VideoSegmenter, Che
                 kept.append((path, model, info))
             kinds.add(kind)
     for path, model, info in [*kept, *own]:
-        _require_numbers(path, row_name(info.config), model)
+        require_numbers(path, row_name(info.config), model)
     return sorted(kept, key=lambda row: ROWS.index(row_name(row[2].config))) + own
-
-
-def _require_numbers(path: Path, row: str, model: nn.Module) -> None:
-    broken = next((name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
-    if broken is not None:
-        raise CheckpointError(
-            f"{path} holds NaN or infinity in {broken} of its row {row}: its training went wrong; take an earlier "
-            "checkpoint, or train again with lower rates"
-        )
 
 
 def rows_of(
@@ -394,7 +391,7 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="val", help="train, val or test, as the folders are named (default: val)")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=find_checkpoint,
         nargs="+",
         default=[DEFAULT_CHECKPOINT],
         help="files with the rows base, stf, mar and both as far as there are (default: the one in the package)",

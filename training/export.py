@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import stmem_ros
 from stmem_ros.benchmark.film import Film
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, load_checkpoint
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
 from stmem_ros.files import one_line
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor, network_size
 from stmem_ros.streaming import DeviceError
@@ -300,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        type=Path,
+        type=find_checkpoint,
         default=DEFAULT_CHECKPOINT,
         help="default: the model in the package",
     )

@@ -7,12 +7,11 @@ that describes them. Further bags, splits and sequences may be written into the 
 from __future__ import annotations
 
 import argparse
-import bisect
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from stmem_ros.sources import BagSource, SourceError
 from training.command import exit_status
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
 from training.data.label_messages import LabelReader
+from training.data.pairing import require_pairs
 
 MARK = (
     "# Written by training.extract_bag, which may add to this folder. The classes' names and colours are yours to edit."
@@ -98,14 +98,8 @@ def write_frames(
     Raises DatasetError where nothing can be labelled, or a label image is unfit in a way that others will be, too.
     """
     stamps, truth_stamps = ([stamp for _, stamp in source.messages()] for source in (images, truths))
-    pairs = pair(stamps, truth_stamps, round(options.tolerance * 1e9))
-    if not pairs:
-        nearest = pair(stamps, truth_stamps, sys.maxsize).items()
-        seconds = min(abs(stamps[image] - truth_stamps[truth]) for image, truth in nearest) / 1e9
-        raise DatasetError(
-            f"{images.name} has no label image on {truths.topic} within {options.tolerance:g} s of an image on "
-            f"{images.topic}; the nearest is {seconds:.6f} s away: compare their stamps, or raise --tolerance"
-        )
+    where = f"{images.name} has no label image on {truths.topic}", f"an image on {images.topic}"
+    pairs = require_pairs(stamps, truth_stamps, options.tolerance, *where)
     labelled = sorted(pairs, key=lambda image: stamps[image])[:: options.every]
     first, by_number = min(stamps), {}
     # Of images within one millisecond the first stays, a labelled one before others.
@@ -128,21 +122,6 @@ def write_frames(
     if not any(labels.iterdir()):
         raise DatasetError(f"{images.name}: no frame could be read together with its labels; the first: {skipped[0]}")
     return skipped
-
-
-def pair(images: Sequence[int], labels: Sequence[int], tolerance: int) -> dict[int, int]:
-    """Which image (its index) has which label image: the nearest by stamp, at most `tolerance` apart, each once."""
-    order = sorted(range(len(images)), key=lambda index: images[index])
-    stamps = [images[index] for index in order]
-    pairs: dict[int, int] = {}
-    for label, stamp in enumerate(labels):
-        place = bisect.bisect_left(stamps, stamp)
-        near = [order[each] for each in (place - 1, place) if 0 <= each < len(order)]
-        image = min(near, key=lambda index: abs(images[index] - stamp))
-        distance = abs(images[image] - stamp)
-        if distance <= tolerance and (image not in pairs or distance < abs(images[image] - labels[pairs[image]])):
-            pairs[image] = label
-    return pairs
 
 
 def read(

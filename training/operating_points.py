@@ -20,7 +20,7 @@ from rich.console import Console
 
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.measure import Budget, Spread, interleave
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, find_checkpoint
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
@@ -239,7 +239,7 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="val", help="train, val or test, as the folders are named (default: val)")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=find_checkpoint,
         nargs="+",
         default=[DEFAULT_CHECKPOINT],
         help="files with the rows base, stf, mar and both as far as there are (default: the one in the package)",

@@ -1,7 +1,8 @@
 """From one frame to one label map: the temporal window and the engine around the network. Knows no ROS."""
 
+from stmem_ros.streaming.batch import Segmentation, batches, step_together
 from stmem_ros.streaming.device import DeviceError, resolve_device
-from stmem_ros.streaming.segmenter import Segmentation, StreamConfig, StreamingSegmenter
+from stmem_ros.streaming.segmenter import StreamConfig, StreamingSegmenter
 from stmem_ros.streaming.window import ResetReason, StreamState
 
 __all__ = [
@@ -11,5 +12,7 @@ __all__ = [
     "StreamConfig",
     "StreamState",
     "StreamingSegmenter",
+    "batches",
     "resolve_device",
+    "step_together",
 ]

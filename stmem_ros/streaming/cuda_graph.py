@@ -12,15 +12,18 @@ from stmem_ros.streaming.exact import FrameFeatures, StreamingNetwork
 
 _log = logging.getLogger(__name__)
 WARM_UP_RUNS = 3
+# A graph is for one shape: a frame's and a window's for each size and number of cameras, those used last.
+MOST_GRAPHS = 16
 Tensors = list[Tensor]
 
 
 class Replay:
     """`function` at the shapes of `examples`, captured once. A call copies its inputs in and the outputs out."""
 
+    constants: object = None
+
     def __init__(self, function: Callable[[Tensors], Tensors], examples: Tensors) -> None:
         self._inputs = [example.clone() for example in examples]
-        self.shapes = [example.shape for example in examples]
         # Libraries choose kernels and allocate when first called, which no capture may hold.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -40,7 +43,7 @@ class Replay:
 
 
 class GraphedNetwork:
-    """`StreamingNetwork` on a GPU through CUDA graphs, captured again where the image's size changes.
+    """`StreamingNetwork` on a GPU through CUDA graphs, one for each size and number of images.
 
     Where a capture fails it goes on without, and a warning says why.
     """
@@ -76,13 +79,18 @@ class GraphedNetwork:
     def _run(self, key: object, function: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
         if self._eager:
             return function(inputs)
-        replay = self._replays.get(key)
-        if replay is None or replay.shapes != [tensor.shape for tensor in inputs]:
-            self._replays.pop(key, None)
+        key = (key, *(tensor.shape for tensor in inputs))
+        replay = self._replays.pop(key, None)
+        if replay is None:
+            while len(self._replays) >= MOST_GRAPHS:
+                del self._replays[next(iter(self._replays))]
             try:
-                replay = self._replays[key] = Replay(function, inputs)
+                replay = Replay(function, inputs)
+                # It reads them where they are, also when the network has forgotten that size.
+                replay.constants = self.network.constants()
             except RuntimeError as error:
                 self._eager = True
                 _log.warning("running without CUDA graphs, slower: %s", " ".join(str(error).split()))
                 return function(inputs)
+        self._replays[key] = replay
         return replay(inputs)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
 from stmem_ros.streaming.batch import Prepared, Segmentation, finish, step_together
@@ -84,8 +84,12 @@ class StreamingSegmenter:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, config: StreamConfig | None = None) -> StreamingSegmenter:
-        """`path` is a checkpoint, or a folder of `training.export`. Raises CheckpointError or DeviceError, one line."""
-        if Path(path).is_dir():
+        """`path` is a checkpoint, the name of one in the package, or a folder of `training.export`.
+
+        Raises CheckpointError or DeviceError, one line.
+        """
+        path = find_checkpoint(path)
+        if path.is_dir():
             export = read_export(path)
             return cls(export, export.info, config)
         model, info = load_checkpoint(path)
@@ -174,5 +178,7 @@ class StreamingSegmenter:
 
     def warm_up(self, size: tuple[int, int] | None = None) -> None:
         """Run once on a black image `(height, width)`, so that the first real frame is not the slow one."""
-        self.step(np.zeros((*(size or self._usual_size), 3), np.uint8), 0)
+        image = np.zeros((*(size or self._usual_size), 3), np.uint8)
+        # A GPU compiles what confidence needs; on a CPU it would only take long.
+        self.step(image, 0, confidence=self.device.type != "cpu")
         self.reset()

@@ -44,11 +44,14 @@ class StreamState:
     features: list[FrameFeatures] = dataclasses.field(default_factory=list)
     waiting: list[StreamFrame] = dataclasses.field(default_factory=list)
     newest: StreamFrame | None = None
+    # Of its own that are in the window: the first frame of a stream fills all places.
+    frames: int = 0
 
     def clear(self) -> None:
         self.features.clear()
         self.waiting.clear()
         self.newest = None
+        self.frames = 0
 
     def reset_reason(self, frame: StreamFrame, max_gap_ns: int, skipped: Sequence[int] = ()) -> ResetReason | None:
         """Why `frame` cannot follow the newest one, or None where it can (also where there is none).
@@ -76,3 +79,4 @@ class StreamState:
             self.features = [*self.features[1:], features]
         self.waiting.append(frame)
         self.newest = frame
+        self.frames = min(self.frames + 1, length)

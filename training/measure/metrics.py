@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -27,23 +29,25 @@ class Accuracy:
     per_class_iou: tuple[float | None, ...]
 
     @classmethod
-    def of(cls, confusion: Tensor) -> Accuracy:
+    def of(cls, confusion: Tensor | NDArray[np.int64]) -> Accuracy:
         """From a matrix n, where n_ij pixels of class i were called j:
 
         IoU_c = n_cc / (sum_j n_cj + sum_i n_ic - n_cc); mIoU is the mean over the classes that have one;
         fwIoU = sum_c n_c IoU_c / sum_c n_c, with n_c = sum_j n_cj the pixels of class c;
         pixel accuracy = sum_c n_cc / sum_ij n_ij.
         """
-        confusion = confusion.double().cpu()
-        hits = confusion.diagonal()
-        union = confusion.sum(0) + confusion.sum(1) - hits
-        iou = 100 * hits / union
+        counts = np.asarray(confusion.cpu() if isinstance(confusion, Tensor) else confusion, np.float64)
+        hits, truth = counts.diagonal(), counts.sum(1)
+        union = counts.sum(0) + truth - hits
         present = union > 0
+        iou = 100 * hits[present] / union[present]
+        total = max(float(truth.sum()), 1.0)
+        own = iter(iou.tolist())
         return cls(
-            miou=float(iou[present].mean()) if present.any() else 0.0,
-            fw_iou=float((confusion.sum(1)[present] * iou[present]).sum() / confusion.sum().clamp(min=1)),
-            pixel_accuracy=float(100 * hits.sum() / confusion.sum().clamp(min=1)),
-            per_class_iou=tuple(float(value) if there else None for value, there in zip(iou, present, strict=True)),
+            miou=float(iou.mean()) if len(iou) else 0.0,
+            fw_iou=float(truth[present] @ iou) / total,
+            pixel_accuracy=100 * float(hits.sum()) / total,
+            per_class_iou=tuple(next(own) if there else None for there in present.tolist()),
         )
 
     def to_dict(self, names: tuple[str, ...]) -> dict[str, Any]:

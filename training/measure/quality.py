@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import cv2
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stmem_ros.labels import IGNORE_INDEX
+from training.measure.share import Share
 from training.measure.temporal import FlowConsistency, Motion, VideoConsistency
 
 TOLERANCE = 0.00088
@@ -28,7 +28,7 @@ class BoundaryF:
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
-        self._scores: list[float] = []
+        self.share = Share()
 
     def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
         """One image's labels, both `(H, W)`."""
@@ -43,12 +43,12 @@ class BoundaryF:
             precision = float((ours & near_theirs).sum() / ours.sum()) if ours.any() else 0.0
             recall = float((theirs & near_ours).sum() / theirs.sum()) if theirs.any() else 0.0
             total = precision + recall
-            self._scores.append(2 * precision * recall / total if total else 0.0)
+            self.share.add(2 * precision * recall / total if total else 0.0, 1)
 
     @property
     def value(self) -> float | None:
         """Percent; None where there was no boundary."""
-        return 100 * float(np.mean(self._scores)) if self._scores else None
+        return self.share.value
 
 
 def boundary(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -58,30 +58,40 @@ def boundary(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return inside - cv2.erode(inside, cross, borderValue=1)
 
 
-@dataclasses.dataclass
+CALIBRATION_BINS = 15
+
+
 class Calibration:
     """Expected calibration error: ECE = sum_b n_b / n |accuracy_b - confidence_b| over 15 equal bins of confidence.
 
-    (Guo et al., ICML 2017.) Sums are kept, not pixels, so that memory does not grow with the split.
+    (Guo et al., ICML 2017.) Sums are kept, not pixels, so that memory does not grow with the split: `sums` `(3, 15)`
+    has the pixels of each bin, how many are right, and their summed confidence.
     """
 
-    bins: int = 15
-
-    def __post_init__(self) -> None:
-        self._count, self._right, self._confidence = (np.zeros(self.bins) for _ in range(3))
+    def __init__(self) -> None:
+        self.sums = np.zeros((3, CALIBRATION_BINS))
 
     def update(self, confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> None:
         """Probability of the predicted label, and whether it is right, of any number of pixels that are not void."""
-        place = np.minimum((confidence * self.bins).astype(int), self.bins - 1).ravel()
-        self._count += np.bincount(place, minlength=self.bins)
-        self._right += np.bincount(place, right.ravel(), self.bins)
-        self._confidence += np.bincount(place, confidence.ravel(), self.bins)
+        place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1).ravel()
+        for row, weights in zip(self.sums, (None, right.ravel(), confidence.ravel()), strict=True):
+            row += np.bincount(place, weights, CALIBRATION_BINS)
+
+    def take(self) -> NDArray[np.float64]:
+        """The sums since the last call."""
+        taken, self.sums = self.sums, np.zeros_like(self.sums)
+        return taken
 
     @property
     def value(self) -> float | None:
         """Percent; None where no pixel came."""
-        total = self._count.sum()
-        return 100 * float(np.abs(self._right - self._confidence).sum() / total) if total else None
+        return calibration_error(self.sums)
+
+
+def calibration_error(sums: NDArray[np.float64]) -> float | None:
+    """The ECE in percent of `Calibration.sums`, or of several of them added; None where no pixel came."""
+    count, right, confidence = sums
+    return 100 * float(np.abs(right - confidence).sum() / count.sum()) if count.any() else None
 
 
 QUALITY_NAMES = {
@@ -103,29 +113,54 @@ class Quality:
         self._calibration = Calibration()
         self._flow = FlowConsistency()
         self._consistency = {length: VideoConsistency(length) for length in (8, 16)}
+        self._shares = {
+            "boundary_f": self._boundary.share,
+            "flow_consistency": self._flow.share,
+            **{f"vc{length}": each.shares[0] for length, each in self._consistency.items()},
+            **{f"vc{length}_correct": each.shares[1] for length, each in self._consistency.items()},
+        }
 
     def update(self, logits: Tensor, truth: NDArray[np.uint8], consecutive: bool, motion: Motion | None) -> None:
-        """The next frame: logits `(classes, H, W)`, true labels `(H, W)`, whether it follows the frame before it
-        as a video's do, and its motion since then where that is known.
-        """
+        """The next frame: logits `(classes, H, W)`; the rest as `update_labels` has it."""
         best, labels = logits.max(0)
         confidence = torch.exp(best - torch.logsumexp(logits, 0)).float().cpu().numpy()
-        prediction = labels.to(torch.uint8).cpu().numpy()
-        counted = truth != IGNORE_INDEX
-        self._calibration.update(confidence[counted], (prediction == truth)[counted])
-        self._boundary.update(prediction, truth)
-        self._flow.update(prediction, motion)
+        self.update_labels(labels.to(torch.uint8).cpu().numpy(), confidence, truth, consecutive, motion)
+
+    def update_labels(
+        self,
+        prediction: NDArray[np.uint8],
+        confidence: NDArray[np.float32] | None,
+        truth: NDArray[np.uint8] | None,
+        consecutive: bool,
+        motion: Motion | None,
+    ) -> NDArray[np.bool_] | None:
+        """The next frame: predicted labels, their probability 0..1 and true labels, all `(H, W)`; whether it follows
+        the frame before it as a video's do, and its motion since then where that is known.
+
+        Without `truth` or `confidence` what needs them passes the frame over; VC_n begins anew after a frame without
+        truth. Returns which pixels did not keep their label along the motion, None where it is not known.
+        """
         for consistency in self._consistency.values():
-            if not consecutive:
+            if truth is None or not consecutive:
                 consistency.cut()
-            consistency.update(prediction, truth)
+            if truth is not None:
+                consistency.update(prediction, truth)
+        if truth is not None:
+            self._boundary.update(prediction, truth)
+            if confidence is not None:
+                counted = truth != IGNORE_INDEX
+                self._calibration.update(confidence[counted], (prediction == truth)[counted])
+        return self._flow.update(prediction, motion)
+
+    def take(self) -> tuple[dict[str, tuple[float, float]], NDArray[np.float64]]:
+        """What was counted since the last call, to be added to others': numerator and denominator of each share by
+        its name in QUALITY_NAMES, and `Calibration.sums`.
+
+        What reaches over several frames counts where its last frame does.
+        """
+        return {name: share.take() for name, share in self._shares.items()}, self._calibration.take()
 
     def to_dict(self) -> dict[str, float | None]:
         """Percentages by the names in QUALITY_NAMES; None where the split gives no value."""
-        return {
-            "boundary_f": self._boundary.value,
-            "ece": self._calibration.value,
-            "flow_consistency": self._flow.value,
-            **{f"vc{length}": consistency.steady for length, consistency in self._consistency.items()},
-            **{f"vc{length}_correct": consistency.correct for length, consistency in self._consistency.items()},
-        }
+        values = {name: share.value for name, share in self._shares.items()} | {"ece": self._calibration.value}
+        return {name: values[name] for name in QUALITY_NAMES}

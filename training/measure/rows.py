@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stmem_ros.checkpoint import CheckpointInfo
+from stmem_ros.checkpoint import CheckpointError, CheckpointInfo
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.preprocess import Preprocessor, resize
 from stmem_ros.streaming.window import query_place
@@ -103,7 +103,7 @@ def labelled(rows: list[Row]) -> list[Row]:
     return [
         row
         if kinds.count(row.kind) == 1 or row.checkpoint is None
-        else dataclasses.replace(row, label=_label(row.checkpoint, _files(rows, row.kind)))
+        else dataclasses.replace(row, label=distinct_name(row.checkpoint, _files(rows, row.kind)))
         for row in rows
     ]
 
@@ -112,8 +112,11 @@ def _files(rows: list[Row], kind: str) -> list[Path]:
     return [row.checkpoint for row in rows if row.kind == kind and row.checkpoint is not None]
 
 
-def _label(path: Path, files: list[Path]) -> str:
-    """The shortest end of the path, if possible without its suffix, of which all files' are different."""
+def distinct_name(path: Path, files: list[Path]) -> str:
+    """The shortest end of the path, if possible without its suffix, of which all files' are different.
+
+    `path` is one of `files`, of which no two are the same.
+    """
     parts = {file: file.absolute().with_suffix("").parts for file in files}
     if len(set(parts.values())) < len(parts):
         parts = {file: file.absolute().parts for file in files}
@@ -254,3 +257,13 @@ def same_network(one: tuple[VideoSegmenter, CheckpointInfo], other: tuple[VideoS
 def equal_weights(one: nn.Module, other: nn.Module) -> bool:
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def require_numbers(path: Path, row: str, model: nn.Module) -> None:
+    """Raises CheckpointError where a weight of `row` of the file `path` is not finite."""
+    broken = next((name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {broken} of its row {row}: its training went wrong; take an earlier "
+            "checkpoint, or train again with lower rates"
+        )

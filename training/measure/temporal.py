@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stmem_ros.labels import IGNORE_INDEX
 from training.measure.flow import DenseFlow, Motion
+from training.measure.share import Share
 
 Labels = NDArray[np.uint8]
 
@@ -22,14 +23,13 @@ class VideoConsistency:
     In window i, the frames i .. i+n-1, let G_i be the pixels whose true label is one class in all n frames, and P_i
     those whose prediction is. VC_n = mean over i of |G_i & P_i| / |G_i|; `correct` asks besides that the prediction
     is that class. Void pixels are in no G_i; a window with an empty G_i does not count. Feed frames in order; `cut`
-    starts another sequence.
+    starts another sequence. `shares` are the sums of both means over the windows that have ended.
     """
 
     length: int
     _truth: collections.deque[Labels] = dataclasses.field(default_factory=collections.deque)
     _prediction: collections.deque[Labels] = dataclasses.field(default_factory=collections.deque)
-    _steady: list[float] = dataclasses.field(default_factory=list)
-    _correct: list[float] = dataclasses.field(default_factory=list)
+    shares: tuple[Share, Share] = dataclasses.field(default_factory=lambda: (Share(), Share()))
 
     def update(self, prediction: Labels, truth: Labels) -> None:
         """The next frame's labels, both `(H, W)`."""
@@ -43,8 +43,8 @@ class VideoConsistency:
         pixels = same_truth.sum()
         if pixels:
             steady = same_truth & same_prediction
-            self._steady.append(float(steady.sum() / pixels))
-            self._correct.append(float((steady & (self._prediction[0] == first)).sum() / pixels))
+            self.shares[0].add(float(steady.sum() / pixels), 1)
+            self.shares[1].add(float((steady & (self._prediction[0] == first)).sum() / pixels), 1)
         self._truth.popleft()
         self._prediction.popleft()
 
@@ -55,12 +55,12 @@ class VideoConsistency:
     @property
     def steady(self) -> float | None:
         """VC_n in percent; None where no window was long enough."""
-        return 100 * float(np.mean(self._steady)) if self._steady else None
+        return self.shares[0].value
 
     @property
     def correct(self) -> float | None:
         """As VC_n, counting only predictions that are right; percent."""
-        return 100 * float(np.mean(self._correct)) if self._correct else None
+        return self.shares[1].value
 
 
 class MotionTracker:
@@ -91,17 +91,23 @@ class FlowConsistency:
 
     def __init__(self) -> None:
         self._labels: Labels | None = None
-        self._kept, self._seen = 0, 0
+        self.share = Share()
 
-    def update(self, labels: Labels, motion: Motion | None) -> None:
-        """The labels `(H, W)` predicted for the next frame, and its motion since the last; None starts a sequence."""
+    def update(self, labels: Labels, motion: Motion | None) -> NDArray[np.bool_] | None:
+        """The labels `(H, W)` predicted for the next frame, and its motion since the last; None starts a sequence.
+
+        Returns which visible pixels did not keep their label, None where nothing was compared.
+        """
+        changed = None
         if motion is not None and self._labels is not None:
             before = cv2.remap(self._labels, motion.place[..., 0], motion.place[..., 1], cv2.INTER_NEAREST)
-            self._kept += int(((before == labels) & motion.visible).sum())
-            self._seen += int(motion.visible.sum())
+            changed = (before != labels) & motion.visible
+            seen = int(motion.visible.sum())
+            self.share.add(seen - int(changed.sum()), seen)
         self._labels = labels
+        return changed
 
     @property
     def value(self) -> float | None:
         """Percent; None where no pixel could be followed."""
-        return 100 * self._kept / self._seen if self._seen else None
+        return self.share.value

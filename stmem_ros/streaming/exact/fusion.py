@@ -18,6 +18,8 @@ from stmem_ros.network import STF
 from stmem_ros.network.attention import ICSA, BlockGrid
 from stmem_ros.network.stf import DecoderLayer, EncoderLayer
 
+MOST_GRIDS = 8
+
 
 class Layout:
     """How a grid's cells become tokens `(N, P, T, B, C)`, and which of them are padding."""
@@ -187,25 +189,30 @@ class FoldedSTF(nn.Module):
         self.encoder = [FoldedEncoderLayer(layer) for layer in stf.encoder]  # type: ignore[arg-type]
         self.decoder = [FoldedDecoderLayer(layer) for layer in stf.decoder]  # type: ignore[arg-type]
         self.layers = nn.ModuleList([*self.encoder, *self.decoder])
-        self._grid: GridConstants | None = None
+        self._grids: dict[tuple[int, int], GridConstants] = {}
 
     def grid(self, size: tuple[int, int]) -> GridConstants:
-        """What is the same for every frame of a size, `(h, w)` cells; of the last size it is kept."""
-        if self._grid is None or self._grid.size != size:
+        """What is the same for every frame of a size, `(h, w)` cells; kept for some sizes, as several cameras have."""
+        if size not in self._grids:
+            if len(self._grids) == MOST_GRIDS:
+                del self._grids[next(iter(self._grids))]
             stf = self.stf
             layout = Layout(size, stf.config.block, stf.config.frames, stf.encoder_position)
             encoder, decoder = (
                 layout.tokens(stf.positions(encoding, layout.grid))
                 for encoding in (stf.encoder_position, stf.decoder_position)
             )
-            self._grid = GridConstants(
-                size,
+            self._grids[size] = GridConstants(
                 layout,
                 [layer.attention.positions(encoder, encoder) for layer in self.encoder],
                 [layer.own.positions(decoder, decoder) for layer in self.decoder],
                 [layer.cross.positions(decoder, encoder) for layer in self.decoder],
             )
-        return self._grid
+        return self._grids[size]
+
+    def constants(self) -> list[GridConstants]:
+        """Those that are kept now."""
+        return list(self._grids.values())
 
     def frame(self, features: Tensor) -> FrameTokens:
         """What the encoder's first layer makes of a frame's features `(N, C, h, w)`, wherever it stands in a window."""
@@ -214,10 +221,9 @@ class FoldedSTF(nn.Module):
         first = self.encoder[0].attention
         return FrameTokens(x, first.query(x), first.key(x), first.value(x))
 
-    def fuse(self, window: Sequence[FrameTokens], query: int) -> Tensor:
-        """The features `(N, C, h, w)` of frame `query` of a window, oldest first; frames of the last grid alone."""
-        grid = self._grid
-        assert grid is not None
+    def fuse(self, window: Sequence[FrameTokens], query: int, size: tuple[int, int]) -> Tensor:
+        """The features `(N, C, h, w)` of frame `query` of a window, oldest first; `size` is the frames' `(h, w)`."""
+        grid = self.grid(size)
         encoded = torch.cat([frame.tokens for frame in window], 2)
         for index, layer in enumerate(self.encoder):
             positions = grid.encoder[index]
@@ -239,7 +245,6 @@ class FoldedSTF(nn.Module):
 class GridConstants:
     """Of one grid: where its cells go, and what its positions add, layer by layer."""
 
-    size: tuple[int, int]
     layout: Layout
     encoder: list[Positions]
     decoder_self: list[Positions]

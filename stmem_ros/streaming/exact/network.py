@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from stmem_ros.network import STF, VideoSegmenter
 from stmem_ros.network.stf import direction, frames_beyond
 from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
-from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens
+from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens, GridConstants
 from stmem_ros.streaming.exact.pyramid import fold_pyramids
 from stmem_ros.streaming.exact.refinement import FoldedMAR
 
@@ -73,6 +73,10 @@ class StreamingNetwork(nn.Module):
             features = self.refinement(features)
         return self.classifier(features)
 
+    def constants(self) -> list[GridConstants]:
+        """What `frame` and `predict` made and keep for the sizes they saw."""
+        return [] if self.fusion is None else self.fusion.stf.constants()
+
 
 class StreamingFusion(nn.Module):
     """STF at any `stride`; above 1 with the steady mean that its output is added to."""
@@ -91,11 +95,14 @@ class StreamingFusion(nn.Module):
 
     def fuse(self, window: Sequence[FrameFeatures], query: int) -> Tensor:
         """The features `(N, C, h, w)` of frame `query` of a window, oldest first."""
-        fused = self.stf.fuse([frame.tokens for frame in window if frame.tokens is not None], query)
-        if self.config.stride == 1:
-            return fused
-        change = F.interpolate(fused, scale_factor=self.config.stride, mode="bilinear", align_corners=False)
         height, width = window[query].features.shape[-2:]
+        stride = self.config.stride
+        # As ceil_mode pools.
+        size = (-(-height // stride), -(-width // stride))
+        fused = self.stf.fuse([frame.tokens for frame in window if frame.tokens is not None], query, size)
+        if stride == 1:
+            return fused
+        change = F.interpolate(fused, scale_factor=stride, mode="bilinear", align_corners=False)
         return self._steady_mean(window, query) + change[..., :height, :width]
 
     def _steady_mean(self, window: Sequence[FrameFeatures], query: int) -> Tensor:

@@ -1,0 +1,41 @@
+"""What the outputs of a segmentation are called, and which calibration belongs to an image topic."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+
+
+def camera_names(topics: Sequence[str]) -> dict[str, str]:
+    """A name for each of several image topics, empty for a single one: the fewest parts that tell them apart.
+
+    `/cam/front/image_raw` and `/cam/rear/image_raw` are `front` and `rear`.
+    """
+    if len(topics) == 1:
+        return {topics[0]: ""}
+    parts = {topic: topic.strip("/").split("/") for topic in topics}
+    # Of what they have in common at the start, the last part stays where a topic ends there.
+    columns = zip(*(each[:-1] for each in parts.values()), strict=False)
+    common = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
+    for length in range(1, max(map(len, parts.values())) + 1):
+        names = {topic: "/".join(each[common : common + length]) for topic, each in parts.items()}
+        if len(set(names.values())) == len(topics):
+            return names
+    raise ValueError(f"the topics {', '.join(topics)} are not all different")
+
+
+def output_topics(namespace: str, camera: str, outputs: Sequence[str]) -> dict[str, str]:
+    """The topic of each output of one camera."""
+    prefix = "/".join(filter(None, (namespace.strip("/"), camera)))
+    return {name: f"/{prefix}/{name}" if prefix else f"/{name}" for name in outputs}
+
+
+def camera_info_topic(image_topic: str, topics: Collection[str]) -> str | None:
+    """The `camera_info` beside an image topic, as image_transport has it also for `.../compressed`; None for none."""
+    folder = image_topic.rpartition("/")[0]
+    for place in (folder, folder.rpartition("/")[0]):
+        if f"{place}/camera_info" in topics:
+            return f"{place}/camera_info"
+        if not image_topic.endswith("/compressed"):
+            break
+    return None

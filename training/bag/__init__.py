@@ -1,0 +1,1 @@
+"""Measuring networks on ROS bags: the figures, their comparison, and the report."""

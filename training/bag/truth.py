@@ -1,0 +1,127 @@
+"""Label images as class ids: ground truth and recorded labels of a bag's topics, or files named by stamp."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stmem_ros.bag.reader import Bag, Message
+from stmem_ros.decode import decode_compressed, decode_image
+from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from training.data.dataset import DatasetError, DatasetSpec, load_spec, require_classes
+from training.data.label_images import LabelCoding, read_label_image
+from training.data.label_messages import ID_ENCODINGS, LabelReader
+
+LABEL_INFO = "vision_msgs/msg/LabelInfo"
+ENDINGS = (".png", ".bmp", ".webp")
+NAMES = "1700000000066666667.png (nanoseconds) or 1700000000.066666667.png (seconds, then nine digits of nanoseconds)"
+
+Labels = NDArray[np.uint8]
+
+
+class TruthReader:
+    """Label images to ids of `labels`, IGNORE_INDEX for void; `dataset` says what their values mean, None: the ids.
+
+    Raises DatasetError where the data set has other classes.
+    """
+
+    def __init__(self, labels: LabelSet, dataset: str | None, where: str) -> None:
+        self._own = dataset is None
+        if dataset is None:
+            ids = {label: label for label in (*range(len(labels)), IGNORE_INDEX)}
+            self._spec = DatasetSpec("the network's", labels, LabelCoding(ids), "", "", re.compile(""))
+        else:
+            self._spec = load_spec(dataset)
+            require_classes(labels, self._spec, where)
+        self._messages = LabelReader(self._spec)
+
+    def message(self, content: object, where: str) -> Labels:
+        """`(H, W)` ids. Raises ImageError where it is damaged, DatasetError where others will be unfit, too."""
+        try:
+            return self._messages.read(content, where)
+        except DatasetError as error:
+            raise self._explained(error) from error
+
+    def file(self, path: Path) -> Labels:
+        """`(H, W)` ids. Raises DatasetError."""
+        raw = read_label_image(path)
+        try:
+            return self._spec.coding.decode(raw, str(path))
+        except DatasetError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: DatasetError) -> DatasetError:
+        if not self._own or "class" not in str(error):
+            return error
+        count = len(self._spec.labels)
+        return DatasetError(
+            f"{str(error).partition(':')[0]} (of the network's {count} classes, 0 to {count - 1}, and "
+            f"{IGNORE_INDEX} for void); say with --dataset what its values mean"
+        )
+
+
+def prediction(reader: TruthReader, content: object, where: str) -> Labels:
+    """`(H, W)` recorded labels, a class everywhere. Raises as `TruthReader.message` does."""
+    labels = reader.message(content, where)
+    if (labels == IGNORE_INDEX).any():
+        raise DatasetError(f"{where} has pixels of {IGNORE_INDEX}, which is no class: it is no network's labels")
+    return labels
+
+
+def probability(content: object, where: str) -> Labels:
+    """`(H, W)` 0..255 of a confidence image. Raises ImageError where it is damaged, DatasetError for another kind."""
+    encoding = getattr(content, "encoding", None)
+    if encoding is None:
+        return decode_compressed(content)[..., 0]
+    if encoding not in ID_ENCODINGS:
+        raise DatasetError(f"{where} has encoding {encoding!r}; a confidence image has {' or '.join(ID_ENCODINGS)}")
+    return decode_image(content)[..., 0]
+
+
+def files_by_stamp(folder: Path, bag: str) -> dict[int, Path]:
+    """The label images in `folder/bag` (also without the suffix of a bag that is a file), or else in `folder`, by stamp
+    in nanoseconds. Raises DatasetError.
+    """
+    folder = next((own for own in (folder / bag, folder / Path(bag).stem) if own.is_dir()), folder)
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be read: {error.strerror}") from error
+    if not files:
+        raise DatasetError(f"--truth {folder} holds no label image ({', '.join(ENDINGS)})")
+    found: dict[int, Path] = {}
+    for path in files:
+        name = re.fullmatch(r"(\d+)|(\d+)\.(\d{9})", path.stem, re.ASCII)
+        if name is None:
+            raise DatasetError(f"{path} is not named by its stamp: it must be called like {NAMES}")
+        stamp = int(name[1] or name[2] + name[3])
+        if stamp in found:
+            raise DatasetError(f"{found[stamp]} and {path} have the same stamp: remove one")
+        found[stamp] = path
+    return found
+
+
+def beside(topic: str, name: str) -> str:
+    """`/segmentation/confidence` of `/segmentation/labels`."""
+    return f"{topic.rpartition('/')[0]}/{name}"
+
+
+def require_same_classes(bag: Bag, topic: str, labels: LabelSet) -> None:
+    """Raises DatasetError where the class list beside a topic of labels, if there is one, is another than `labels`."""
+    info = bag.topics.get(beside(topic, "label_info"))
+    if info is None or info.type != LABEL_INFO or not info.count:
+        return
+    message: Message = next(bag.messages([info.name]))
+    names = {entry.class_id: entry.class_name for entry in bag.decode(message).class_map}
+    for label, ours in enumerate(labels.names):
+        theirs = repr(names[label]) if label in names else "missing"
+        if theirs != repr(ours):
+            raise DatasetError(f"{bag.path}: class {label} is {theirs} on {info.name} but {ours!r} in the network")
+    if len(names) > len(labels):
+        raise DatasetError(
+            f"{bag.path}: {info.name} lists {len(names)} classes, the network has {len(labels)}: "
+            "they must have the same in the same order"
+        )
