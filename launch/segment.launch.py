@@ -21,6 +21,8 @@ PARAMETER_ARGUMENTS = {
     "window": "causal (label at once) or centered (one frame later); empty: as params_file says.",
     "short_side": "Height or width, whichever is less, that images are resized to; less is faster, more sees smaller "
     "things; 0: as the network was trained; empty: as params_file says.",
+    "image_topics": "Topics of several cameras, separated by commas, in place of image_topic: each gets a window and "
+    "outputs of its own (/segmentation/front/labels); empty: as params_file says.",
     "autostart": "true: configure and activate at once; false: wait for a lifecycle manager. "
     "Empty: as params_file says.",
     "use_sim_time": "true: take the time from /clock; empty: as params_file says.",
@@ -55,6 +57,8 @@ def start(context):
         if not given["short_side"].lstrip("-").isdigit():
             raise ValueError(f"short_side:={given['short_side']} is no number of pixels; give one, such as 360")
         given["short_side"] = int(given["short_side"])
+    if "image_topics" in given:
+        given["image_topics"] = [topic.strip() for topic in given["image_topics"].split(",") if topic.strip()]
     for name in ("autostart", "use_sim_time"):
         if name in given:
             given[name] = given[name].lower() in ("true", "1", "yes", "on")

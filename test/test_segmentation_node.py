@@ -17,6 +17,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from graph import DEADLINE_S, Graph, pixels, wait_for  # noqa: E402
+from gray import STEP, gray_frame, save_fusing, save_gray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
@@ -26,51 +27,19 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
-from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint  # noqa: E402
-from stmem_ros.labels import LabelSet  # noqa: E402
-from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns, to_array, to_image_msg  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter  # noqa: E402
 
-CLASSES = 60
-STEP = 4
-
-
-def gray_frame(number: int, size: tuple[int, int] = (72, 96)) -> np.ndarray:
-    """A frame that encodes its own number: the network below labels every pixel of it `number`."""
-    return np.full((*size, 3), number * STEP, np.uint8)
-
 
 @pytest.fixture
 def gray_checkpoint(tmp_path: Path, pixel_base: str) -> Path:
-    """A network whose label is the pixel's grey level divided by STEP."""
-    config = SegmenterConfig(pixel_base, CLASSES)
-    model = build_segmenter(config)
-    levels = torch.arange(CLASSES, dtype=torch.float32)
-    with torch.no_grad():
-        # Nearest level: the largest of 2 k x - k^2, x in levels.
-        model.classifier.linear.weight.zero_()
-        model.classifier.linear.weight[:, 0, 0, 0] = 2 * levels * 128 / STEP
-        model.classifier.linear.bias.copy_(2 * levels * 127 / STEP - levels**2)
-    labels = LabelSet([f"level {k}" for k in range(CLASSES)], [(k * STEP, 255 - k * STEP, 7) for k in range(CLASSES)])
-    path = tmp_path / "gray.safetensors"
-    save_checkpoint(path, model, CheckpointInfo(config, labels, Normalization((127,) * 3, (128,) * 3), 64))
-    return path
+    return save_gray(tmp_path / "gray.safetensors")
 
 
 @pytest.fixture
 def fusing_checkpoint(tmp_path: Path, pixel_base: str) -> Path:
-    """A random network with STF: its labels depend on the whole window."""
-    torch.manual_seed(3)
-    config = SegmenterConfig(pixel_base, 5, stf=STFConfig(block=(16, 16), positional_grid=(4, 4), feedforward=8))
-    model = build_segmenter(config)
-    with torch.no_grad():
-        model.classifier.linear.weight.normal_()
-    labels = LabelSet([str(k) for k in range(5)], [(k, k, k) for k in range(5)])
-    path = tmp_path / "fusing.safetensors"
-    save_checkpoint(path, model, CheckpointInfo(config, labels, Normalization((127,) * 3, (128,) * 3), 64))
-    return path
+    return save_fusing(tmp_path / "fusing.safetensors")
 
 
 @pytest.fixture
@@ -209,7 +178,7 @@ def test_the_same_complaint_is_not_repeated_at_every_frame(graph: Graph) -> None
     graph.start()
     for count in range(1, 6):
         graph.send(broken(encoding="cmyk8"))
-        wait_for(lambda count=count: graph.node._statistics.rejected["encoding"] == count, "the rejection")
+        wait_for(lambda count=count: graph.stream.statistics.rejected["encoding"] == count, "the rejection")
     graph.wait_diagnostics(rejected_for_encoding="5")
     assert len([text for text in graph.messages() if "cmyk8" in text]) == 1
 
@@ -259,7 +228,7 @@ def test_without_a_publisher_the_node_says_which_topic_is_silent(
     graph = make_graph(checkpoint=str(gray_checkpoint), no_image_warning=0.2)
     assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    graph.wait_message("no image", f"{graph.namespace}/image", "publishers are none")
+    graph.wait_message("no image", f"{graph.namespace}/image", "publishers: none")
     wait_for(lambda: graph.diagnostics and graph.diagnostics[-1].status[0].level == DiagnosticStatus.WARN, "a warning")
 
 
@@ -292,8 +261,8 @@ def test_configuring_fails_with_the_reason_and_succeeds_once_mended(
 
 def test_a_parameter_that_is_read_at_configuration_cannot_change_in_between(graph: Graph) -> None:
     graph.start()
-    result = graph.node.set_parameters([Parameter("window", value="centered")])[0]
-    assert not result.successful and "clean it up first" in result.reason
+    result = graph.node.set_parameters([Parameter("reliability", value="reliable")])[0]
+    assert not result.successful and "clean the node up first" in result.reason
 
 
 def test_reset_makes_the_next_frame_start_a_new_window(
@@ -313,7 +282,7 @@ def test_a_disabled_node_ignores_images_until_enabled(graph: Graph) -> None:
     graph.start()
     assert graph.call("enable", SetBool, data=False).success
     graph.send_image(gray_frame(1))
-    wait_for(lambda: graph.node._statistics.received == 1, "the ignored frame")
+    wait_for(lambda: graph.stream.statistics.received == 1, "the ignored frame")
     assert graph.call("enable", SetBool, data=True).success
     assert np.unique(pixels(graph.labels_of(gray_frame(2)))).tolist() == [2]
     assert len(graph.received["labels"]) == 1
@@ -327,8 +296,8 @@ def test_the_node_can_be_stopped_and_started_again(graph: Graph) -> None:
         assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    wait_for(lambda: node._outputs.wanted("labels"), "the consumer")
-    wait_for(lambda: graph._camera.get_subscription_count() > 0, "the node to subscribe")
+    wait_for(lambda: graph.stream.outputs.wanted("labels"), "the consumer")
+    wait_for(lambda: graph.cameras["image"].get_subscription_count() > 0, "the node to subscribe")
     assert np.unique(pixels(graph.labels_of(gray_frame(4)))).tolist() == [4]
 
 
@@ -373,15 +342,15 @@ def test_simulated_time_that_stands_still_does_not_stop_the_node(
 def test_frames_that_a_slow_network_skips_are_no_gap(make_graph: Callable[..., Graph], fusing_checkpoint: Path) -> None:
     graph = make_graph(checkpoint=str(fusing_checkpoint), max_gap=0.1).start()
     free = threading.Event()
-    graph.node._engine.network.base.register_forward_pre_hook(lambda *_: free.wait(DEADLINE_S) and None)
+    graph.node.model.engine.network.base.register_forward_pre_hook(lambda *_: free.wait(DEADLINE_S) and None)
     for number in range(6):
         last = graph.send_image(gray_frame(number))
-        wait_for(lambda count=number + 1: graph.node._statistics.received == count, "the frame")
+        wait_for(lambda count=number + 1: graph.stream.statistics.received == count, "the frame")
     # The first frame is in the network; of the five that came meanwhile, 66 ms apart, the last one is next.
     free.set()
     graph.wait_segmented(last)
     graph.wait_labels(2)
-    assert not graph.node._statistics.resets
+    assert not graph.stream.statistics.resets
 
 
 def test_diagnostics_say_what_the_node_does(graph: Graph) -> None:

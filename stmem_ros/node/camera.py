@@ -1,4 +1,4 @@
-"""The image subscription: its type, and a reliability that fits whoever publishes."""
+"""The image subscription of one camera: its type, and a reliability that fits whoever publishes."""
 
 from __future__ import annotations
 
@@ -10,57 +10,91 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from stmem_ros.node.qos import Warn, create_input, overridden_reliability, publishers
+
 LOOK_PERIOD = 0.2
+COMPRESSED = "/compressed"
+TYPES = {Image: "sensor_msgs/msg/Image", CompressedImage: "sensor_msgs/msg/CompressedImage"}
+RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
 class Camera:
-    """Subscribes to `image` (or `image/compressed`), keeping the newest message only.
+    """Subscribes to a topic of raw or compressed images, keeping the newest message only.
 
-    With reliability `auto` it subscribes once a publisher is there, reliably where every publisher
-    offers that, else as best effort, which takes both kinds; it looks again when publishers change.
+    `transport` `auto` takes what is published: raw images on the topic, else compressed ones on it, else those on
+    `<topic>/compressed`. With `reliability` `auto` it subscribes reliably where every publisher offers that, else as
+    best effort, which takes both kinds. Either way it subscribes once a publisher is there, and looks again when
+    publishers change.
     """
 
-    def __init__(self, node: Node, transport: str, reliability: str, callback: Callable[[Any], None]) -> None:
-        self._node, self._callback = node, callback
-        self._type = Image if transport == "raw" else CompressedImage
-        # A compressed topic lies below the raw one, wherever that is remapped to.
-        self.topic = node.resolve_topic_name("image") + ("" if transport == "raw" else "/compressed")
+    def __init__(
+        self, node: Node, topic: str, transport: str, reliability: str, callback: Callable[[Any], None], warn: Warn
+    ) -> None:
+        self._node, self._callback, self._warn = node, callback, warn
+        self._candidates = candidates(node.resolve_topic_name(topic), transport)
+        # Where it listens, or would.
+        self.topic, self._type = self._candidates[0]
+        self._wanted = RELIABILITIES.get(overridden_reliability(node, self.topic) or reliability)
         self._subscription: Any = None
-        self._timer: Any = None
         self.reliability: ReliabilityPolicy | None = None
-        if reliability == "auto":
-            self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-            self._look()
-        else:
-            chosen = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-            self._subscribe(chosen)
+        self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        if self._wanted is not None and len(self._candidates) == 1:
+            self._subscribe(self.topic, self._type, self._wanted)
+        self._look()
 
     def publishers(self) -> list[str]:
-        """`node (reliability, type)` of each publisher on the topic."""
-        return [
-            f"{info.node_name} ({info.qos_profile.reliability.name.lower()}, {info.topic_type})"
-            for info in self._node.get_publishers_info_by_topic(self.topic)
-        ]
+        """`NODE (RELIABILITY)` of each publisher on the topic, or on any of those that it may be."""
+        topics = dict.fromkeys(topic for topic, _ in self._candidates)
+        chosen = [self.topic] if self._subscription is not None else topics
+        return [text for topic in chosen for text in publishers(self._node, topic)]
+
+    def where(self) -> str:
+        """The topic, or those that it may be, for people."""
+        if self._subscription is not None:
+            return self.topic
+        return " or ".join(dict.fromkeys(topic for topic, _ in self._candidates))
 
     def destroy(self) -> None:
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
+        self._node.destroy_timer(self._timer)
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
 
     def _look(self) -> None:
-        offered = {info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)}
-        if not offered:
+        current = (self.topic, self._type) if self._subscription is not None else None
+        for topic, kind in [current, *self._candidates] if current else self._candidates:
+            offered = {
+                info.qos_profile.reliability
+                for info in self._node.get_publishers_info_by_topic(topic)
+                if info.topic_type == TYPES[kind]
+            }
+            if not offered:
+                continue
+            reliable = offered == {ReliabilityPolicy.RELIABLE}
+            auto = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+            reliability = self._wanted or auto
+            if (topic, kind) != current or reliability != self.reliability:
+                self._subscribe(topic, kind, reliability)
             return
-        reliable = offered == {ReliabilityPolicy.RELIABLE}
-        wanted = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        if wanted != self.reliability:
-            self._subscribe(wanted)
 
-    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+    def _subscribe(self, topic: str, kind: type, reliability: ReliabilityPolicy) -> None:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
+            self._subscription = None
         profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
-        self._subscription = self._node.create_subscription(self._type, self.topic, self._callback, profile)
-        self.reliability = reliability
-        self._node.get_logger().info(f"subscribed to {self.topic} ({reliability.name.lower().replace('_', ' ')})")
+        self._subscription = create_input(self._node, kind, topic, profile, self._callback, self._warn)
+        self.topic, self._type, self.reliability = topic, kind, reliability
+        self._node.get_logger().info(f"subscribed to {topic} ({reliability.name.lower().replace('_', ' ')})")
+
+
+def candidates(topic: str, transport: str) -> list[tuple[str, type]]:
+    """Where a camera's images may be, and of which type, the preferred place first."""
+    if topic.endswith(COMPRESSED):
+        # Somebody named the compressed topic itself.
+        below = [(topic, CompressedImage)]
+    else:
+        below = [(topic + COMPRESSED, CompressedImage), (topic, CompressedImage)]
+    if transport == "raw":
+        return [(topic, Image)]
+    if transport == "compressed":
+        return below
+    return [(topic, Image), *reversed(below)]

@@ -1,4 +1,4 @@
-"""Every parameter of the segmentation node: default, meaning, range, and the frozen config made of them."""
+"""Every parameter of the segmentation node: default, meaning, range, and whether it may change while it runs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from stmem_ros.streaming import StreamConfig
 from stmem_ros.streaming.device import PRECISIONS
+
+TOPICS_FIXED = "it decides which topics there are"
+LISTENING_FIXED = "it is read when the node starts to listen"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """`live` parameters act at once; the others when the node is configured."""
+    """`fixed` says why it cannot change while the node is configured; empty: it may.
+
+    Those `of_model` act once the model has been loaded anew. A list is empty where it holds one empty string, since
+    ROS does not know the type of an empty list.
+    """
 
     name: str
     default: Any
     description: str
     choices: tuple[str, ...] = ()
     range: tuple[float, float] | None = None
-    live: bool = False
+    fixed: str = ""
+    of_model: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
         descriptor = ParameterDescriptor(name=self.name, description=self.description)
@@ -42,21 +49,35 @@ PARAMETERS = (
         "",
         "Checkpoint file (.safetensors), or a folder that training.export wrote; empty: the model that ships in the "
         "package.",
+        of_model=True,
     ),
-    Parameter("device", "auto", "Where the network runs: auto (the first CUDA GPU, else the CPU), cpu, cuda, cuda:N."),
+    Parameter(
+        "device",
+        "auto",
+        "Where the network runs: auto (the first CUDA GPU, else the CPU), cpu, cuda, cuda:N.",
+        of_model=True,
+    ),
     Parameter(
         "precision",
         "auto",
         "Number format of the network; auto is float16 on a GPU, else float32.",
         ("auto", *PRECISIONS),
+        of_model=True,
     ),
-    Parameter("threads", 0, "CPU threads of the network; 0 leaves the choice to PyTorch.", range=(0, 256)),
+    Parameter(
+        "threads",
+        0,
+        "CPU threads of the network; 0 leaves the choice to PyTorch.",
+        range=(0, 256),
+        fixed="PyTorch's threads are those of the whole process",
+    ),
     Parameter(
         "window",
         "causal",
         "causal: each frame is labelled at once from itself and those before it. "
         "centered: from its neighbours on both sides, its label one frame later.",
         ("causal", "centered"),
+        of_model=True,
     ),
     Parameter(
         "max_gap",
@@ -70,40 +91,91 @@ PARAMETERS = (
         "Images are resized to this height or width, whichever is less, in pixels, before the network sees them; "
         "0: what the checkpoint was trained at, -1: not at all.",
         range=(-1, 8192),
+        of_model=True,
+    ),
+    Parameter(
+        "image_topics",
+        [""],
+        "Topics of several cameras, one window and one set of outputs each; empty: the topic `image` alone.",
+        fixed=TOPICS_FIXED,
+    ),
+    Parameter(
+        "camera_names",
+        [""],
+        "Of each of image_topics, for its outputs (NAME/labels); empty: the part of the topics in which they differ.",
+        fixed=TOPICS_FIXED,
+    ),
+    Parameter(
+        "camera_info_topics",
+        [""],
+        "Of each camera's calibration; empty: camera_info beside each image topic.",
+        fixed=TOPICS_FIXED,
+    ),
+    Parameter("enabled_cameras", [""], "Names of the cameras that are segmented; empty: all."),
+    Parameter(
+        "max_batch",
+        0,
+        "Cameras that go through the network at once, of those whose frames wait and are of one size; 0: all of them.",
+        range=(0, 64),
     ),
     Parameter(
         "image_transport",
-        "raw",
-        "raw: sensor_msgs/Image on the topic `image`. compressed: sensor_msgs/CompressedImage on `image/compressed`.",
-        ("raw", "compressed"),
+        "auto",
+        "raw: sensor_msgs/Image on the topic. compressed: sensor_msgs/CompressedImage on the topic below it, "
+        "`/compressed`, or on the topic itself. auto: what is published, raw first.",
+        ("auto", "raw", "compressed"),
+        fixed=LISTENING_FIXED,
     ),
     Parameter(
         "reliability",
         "auto",
         "Of the image subscription; auto: reliable where every publisher offers it, else best effort.",
         ("auto", "reliable", "best_effort"),
+        fixed=LISTENING_FIXED,
     ),
-    Parameter("overlay_alpha", 0.5, "Share of the class colours in the overlay.", range=(0.0, 1.0), live=True),
+    Parameter("overlay_alpha", 0.5, "Share of the class colours in the overlay.", range=(0.0, 1.0)),
+    Parameter("output_scale", 1.0, "Size of the outputs, as a share of the camera image's.", range=(0.01, 1.0)),
+    Parameter(
+        "output_height",
+        0,
+        "Rows of the outputs, in place of output_scale, at most the camera's; 0: as output_scale says.",
+        range=(0, 8192),
+    ),
+    Parameter("jpeg_quality", 90, "Of color/compressed and overlay/compressed.", range=(1, 100)),
     Parameter(
         "no_image_warning",
         5.0,
-        "Seconds without an image after which the node warns; 0: never.",
+        "Seconds without an image, or with images but no labels, after which the node warns; 0: never.",
         range=(0.0, 3600.0),
-        live=True,
     ),
-    Parameter("autostart", True, "Configure and activate at once instead of waiting for a lifecycle manager."),
+    Parameter(
+        "watchdog",
+        0.0,
+        "Seconds without an image after which a camera counts as stalled, which is an ERROR; 0: never.",
+        range=(0.0, 3600.0),
+    ),
+    Parameter(
+        "latency_warning", 0.0, "Seconds from stamp to labels, p99, above which is a WARN; 0: none.", range=(0, 60)
+    ),
+    Parameter(
+        "latency_error", 0.0, "Seconds from stamp to labels, p99, above which is an ERROR; 0: none.", range=(0, 60)
+    ),
+    Parameter("rate_warning", 0.0, "Labels a second below which is a WARN; 0: none.", range=(0, 1000)),
+    Parameter("rate_error", 0.0, "Labels a second below which is an ERROR; 0: none.", range=(0, 1000)),
+    Parameter(
+        "lost_warning",
+        0.2,
+        "Share of the camera's frames, by their stamps, that never arrived, above which is a WARN; 1: never.",
+        range=(0.0, 1.0),
+    ),
+    Parameter(
+        "autostart",
+        True,
+        "Configure and activate at once instead of waiting for a lifecycle manager.",
+        fixed="it is read when the node starts",
+    ),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class NodeConfig:
-    """The parameters' values, checked."""
-
-    checkpoint: str
-    threads: int
-    image_transport: str
-    reliability: str
-    stream: StreamConfig
+BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
 def declare_parameters(node: Node) -> None:
@@ -113,21 +185,6 @@ def declare_parameters(node: Node) -> None:
 
 def check_choice(name: str, value: Any) -> None:
     """Raises ValueError where `value` is not among the parameter's choices."""
-    choices = next((parameter.choices for parameter in PARAMETERS if parameter.name == name), ())
+    choices = BY_NAME[name].choices if name in BY_NAME else ()
     if choices and value not in choices:
         raise ValueError(f"parameter {name} is {value!r}; it must be one of {', '.join(choices)}")
-
-
-def read_config(node: Node) -> NodeConfig:
-    """Raises ValueError naming the parameter, its value and what is allowed."""
-    values = {parameter.name: node.get_parameter(parameter.name).value for parameter in PARAMETERS}
-    for name, value in values.items():
-        check_choice(name, value)
-    stream = StreamConfig(
-        window=values["window"],
-        max_gap=values["max_gap"],
-        short_side=values["short_side"],
-        device=values["device"],
-        precision=values["precision"],
-    )
-    return NodeConfig(values["checkpoint"], values["threads"], values["image_transport"], values["reliability"], stream)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.labels import LabelSet
+from stmem_ros.video import TimedVideo, legend
 
 SHEET_COLUMNS, SHEET_ROWS, TILE_WIDTH = 3, 4, 480
-LEGEND_ROW = 34
 LABEL_NAME = re.compile(r"\d{6}_-?\d+\.png")
 PRODUCTS = ("overlay.mp4", "contact_sheet.png", "report.json")
 
@@ -24,14 +24,10 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, labels: LabelSet, rate: float) -> None:
-        self.folder, self._classes, self._rate = folder, labels, rate
+        self.folder, self._classes = folder, labels
         self.latencies_ms: list[float] = []
         self.stamps: list[int] = []
-        self._video: cv2.VideoWriter | None = None
-        self._video_size = (0, 0)
-        self._held: NDArray[np.uint8] | None = None
-        self._first_stamp = 0
-        self._written = 0
+        self._video = TimedVideo(folder / "overlay.mp4", rate)
         self._tiles: list[NDArray[np.uint8]] = []
         self._tile_every, self._overlays = 1, 0
 
@@ -58,19 +54,10 @@ class Recorder:
 
     def add_overlay(self, overlay: NDArray[np.uint8], stamp_ns: int) -> None:
         """Append one overlay `(H, W, 3)` RGB to the video."""
-        bgr = cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)
-        if self._video is None:
-            self._video_size = (bgr.shape[1], bgr.shape[0])
-            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._video = cv2.VideoWriter(str(self.folder / "overlay.mp4"), fourcc, self._rate, self._video_size)
-            self._first_stamp = stamp_ns
-        if (bgr.shape[1], bgr.shape[0]) != self._video_size:
-            bgr = cv2.resize(bgr, self._video_size, interpolation=cv2.INTER_AREA)
-        self._hold_until(round((stamp_ns - self._first_stamp) * 1e-9 * self._rate))
-        self._held = bgr
+        self._video.add(overlay, stamp_ns)
         if self._overlays % self._tile_every == 0:
-            height = round(TILE_WIDTH * bgr.shape[0] / bgr.shape[1])
-            self._tiles.append(cv2.resize(bgr, (TILE_WIDTH, height), interpolation=cv2.INTER_AREA))
+            height = round(TILE_WIDTH * overlay.shape[0] / overlay.shape[1])
+            self._tiles.append(cv2.resize(overlay, (TILE_WIDTH, height), interpolation=cv2.INTER_AREA))
             if len(self._tiles) > 4 * SHEET_COLUMNS * SHEET_ROWS:
                 self._tiles = self._tiles[::2]
                 self._tile_every *= 2
@@ -78,17 +65,9 @@ class Recorder:
 
     def finish(self) -> None:
         """Close the video and write the contact sheet."""
-        if self._video is not None:
-            self._hold_until(self._written + 1)
-            self._video.release()
-            self._video = None
+        self._video.close()
         if self._tiles:
-            cv2.imwrite(str(self.folder / "contact_sheet.png"), self._contact_sheet())
-
-    def _hold_until(self, frame: int) -> None:
-        while self._video is not None and self._held is not None and self._written < frame:
-            self._video.write(self._held)
-            self._written += 1
+            cv2.imwrite(str(self.folder / "contact_sheet.png"), self._contact_sheet()[..., ::-1])
 
     def _contact_sheet(self) -> NDArray[np.uint8]:
         count = min(SHEET_COLUMNS * SHEET_ROWS, len(self._tiles))
@@ -96,19 +75,4 @@ class Recorder:
         while len(chosen) % SHEET_COLUMNS:
             chosen.append(np.zeros_like(chosen[0]))
         rows = [np.hstack(chosen[start : start + SHEET_COLUMNS]) for start in range(0, len(chosen), SHEET_COLUMNS)]
-        return np.vstack([*rows, self._legend(rows[0].shape[1])])
-
-    def _legend(self, width: int) -> NDArray[np.uint8]:
-        """Colour and name of every class, in as many rows as they need."""
-        boxes, x, y = [], 10, 0
-        for name in self._classes.names:
-            needed = 34 + cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.55, 1)[0][0] + 18
-            if x + needed > width and x > 10:
-                x, y = 10, y + LEGEND_ROW
-            boxes.append((x, y))
-            x += needed
-        legend = np.full((y + LEGEND_ROW, width, 3), 255, np.uint8)
-        for (x, y), name, color in zip(boxes, self._classes.names, self._classes.palette, strict=True):
-            cv2.rectangle(legend, (x, y + 8), (x + 26, y + 26), color[::-1], cv2.FILLED)
-            cv2.putText(legend, name, (x + 34, y + 23), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
-        return legend
+        return np.vstack([*rows, legend(self._classes, rows[0].shape[1])])

@@ -22,7 +22,8 @@ LONGEST_PERIOD = 2.0
 class FrameTimes:
     """Seconds that one frame spent: in the mailbox, being read, in the network, being published.
 
-    `latency` runs from the camera's stamp to the published labels, by the node's clock.
+    `latency` runs from the camera's stamp to the published labels, by the node's clock; from its arrival where the
+    stamp is zero.
     """
 
     wait: float
@@ -42,6 +43,7 @@ class Statistics:
         self.labelled = 0
         self.replaced = 0
         self.ignored = 0
+        self.unstamped = 0
         self.rejected: collections.Counter[str] = collections.Counter()
         self.resets: collections.Counter[str] = collections.Counter()
         self._times: collections.deque[FrameTimes] = collections.deque(maxlen=RECENT)
@@ -54,6 +56,7 @@ class Statistics:
         """A message came in; `stamp` is its header's, in seconds."""
         with self._lock:
             self.received += 1
+            self.unstamped += stamp == 0
             self._arrivals.append(self._clock())
             if self._stamps and not 0 < stamp - self._stamps[-1] < LONGEST_PERIOD:
                 self._stamps.clear()
@@ -81,6 +84,26 @@ class Statistics:
             self.labelled += 1
             self._times.append(times)
             self._labels.append(self._clock())
+
+    def stamps_are_zero(self) -> bool:
+        """Whether the last message had no stamp."""
+        with self._lock:
+            return bool(self._stamps) and self._stamps[-1] == 0
+
+    def seconds_since_label(self) -> float | None:
+        """None where none was published yet."""
+        with self._lock:
+            return self._clock() - self._labels[-1] if self._labels else None
+
+    def labels_per_second(self) -> float:
+        with self._lock:
+            return self._rate(self._labels, self._clock())
+
+    def latency_p99(self) -> float:
+        """Seconds from stamp to labels over the last 300 frames; 0 where there were none."""
+        with self._lock:
+            times = [entry.latency for entry in self._times]
+        return float(np.percentile(times, 99)) if times else 0.0
 
     def seconds_since_image(self) -> float | None:
         """None where none came yet."""
@@ -117,6 +140,7 @@ class Statistics:
                 "frames dropped for newer ones": str(self.replaced),
                 "frames ignored while disabled": str(self.ignored),
                 "frames rejected": str(sum(self.rejected.values())),
+                "frames with a stamp of zero": str(self.unstamped),
                 "images per second": f"{self._rate(self._arrivals, now):.1f}",
                 "labels per second": f"{self._rate(self._labels, now):.1f}",
             }

@@ -1,0 +1,105 @@
+"""Parameters that change while the node is configured: checked before they are taken, models loaded beside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
+
+from stmem_ros.checkpoint import CheckpointError
+from stmem_ros.node.model import Loader, Model, check
+from stmem_ros.node.parameters import BY_NAME, check_choice
+from stmem_ros.node.settings import ModelSettings, group, read_values
+from stmem_ros.node.stream import enabled_names
+from stmem_ros.streaming import DeviceError
+
+if TYPE_CHECKING:
+    from stmem_ros.node.segmentation_node import SegmentationNode
+
+
+class LiveParameters:
+    """Says yes or no to each change, and acts on it.
+
+    A model that was asked for is loaded in a thread and waits for `take_model`. Where it cannot be loaded the
+    parameters go back to what runs, and `model_failure` says why until another one succeeds.
+    """
+
+    def __init__(self, node: SegmentationNode) -> None:
+        self._node = node
+        self._loader = Loader(self._loaded, self._failed)
+        self._ready: Model | None = None
+        self._reverting = False
+        self.model_failure = ""
+        self._reverts = node.create_guard_condition(self._revert)
+        self._arrived = node.create_guard_condition(node.model_ready)
+        node.add_on_set_parameters_callback(self._check)
+
+    @property
+    def loading(self) -> ModelSettings | None:
+        return self._loader.wanted
+
+    def take_model(self) -> Model | None:
+        """The model that was loaded since the last call."""
+        model, self._ready = self._ready, None
+        return model
+
+    def close(self) -> None:
+        """Load nothing more, and throw away what waits."""
+        self._loader.close()
+        self._ready = None
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        node = self._node
+        try:
+            for parameter in parameters:
+                check_choice(parameter.name, parameter.value)
+            if node.model is None:
+                # The rest is checked when the node is configured.
+                return SetParametersResult(successful=True)
+            values = read_values(node, parameters)
+            names = [parameter.name for parameter in parameters if parameter.name in BY_NAME]
+            for name in names:
+                if BY_NAME[name].fixed and values[name] != node.get_parameter(name).value:
+                    raise ValueError(f"{name} cannot change now, {BY_NAME[name].fixed}: clean the node up first")
+            settings = None
+            if any(BY_NAME[name].of_model for name in names) and not self._reverting:
+                settings = group(ModelSettings, values)
+                check(settings)
+            if "enabled_cameras" in names:
+                enabled_names(node.streams, values["enabled_cameras"])
+        except (ValueError, CheckpointError, DeviceError) as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        # Nothing can fail any more.
+        if settings is not None:
+            self._loader.ask(settings)
+        if "enabled_cameras" in names:
+            node.enable_cameras(values["enabled_cameras"])
+        return SetParametersResult(successful=True)
+
+    # Loader's thread
+
+    def _loaded(self, model: Model) -> None:
+        self._ready = model
+        self.model_failure = ""
+        self._arrived.trigger()
+
+    def _failed(self, settings: ModelSettings, why: str) -> None:
+        self.model_failure = f"model {settings.checkpoint or 'of the package'} was not taken: {why}"
+        self._node.get_logger().error(self.model_failure)
+        self._reverts.trigger()
+
+    # Executor thread
+
+    def _revert(self) -> None:
+        model = self._node.model
+        if model is None or self._loader.wanted is not None:
+            return
+        running = self._ready or model
+        self._reverting = True
+        try:
+            names = [name for name, parameter in BY_NAME.items() if parameter.of_model]
+            values = [Parameter(name, value=getattr(running.settings, name)) for name in names]
+            self._node.set_parameters_atomically(values)
+        finally:
+            self._reverting = False

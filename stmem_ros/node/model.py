@@ -1,0 +1,149 @@
+"""A loaded model, and the thread that loads another one beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
+from stmem_ros.files import one_line
+from stmem_ros.node.settings import ModelSettings
+from stmem_ros.streaming import DeviceError, StreamingSegmenter, resolve_device
+from stmem_ros.streaming.device import resolve_precision
+from stmem_ros.streaming.exported import DOCUMENT, read_export
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network that is ready, and what it was made of. Cameras run on siblings of `engine`.
+
+    `sha256` is of the checkpoint file; of an exported folder, of its document, which holds those of the rest.
+    """
+
+    settings: ModelSettings
+    path: Path
+    sha256: str
+    engine: StreamingSegmenter
+
+    def describe(self) -> dict[str, str]:
+        """Names and values for diagnostics."""
+        values = {
+            "checkpoint": str(self.path),
+            "model": self.path.name,
+            "sha256": self.sha256,
+            "classes": str(len(self.engine.info.labels)),
+            "window": f"{self.settings.window} of {self.engine.length}",
+            "device": str(self.engine.device),
+            "precision": str(self.engine.dtype).removeprefix("torch."),
+            "memory MiB": f"{resident_mib():.0f}",
+        }
+        if self.engine.device.type == "cuda":
+            values["GPU memory MiB"] = f"{torch.cuda.memory_allocated(self.engine.device) / 2**20:.0f}"
+        return values
+
+
+def load(settings: ModelSettings) -> Model:
+    """Load and warm up. Raises CheckpointError, DeviceError or ValueError, one line."""
+    path = model_path(settings)
+    engine = StreamingSegmenter.from_checkpoint(path, settings.stream())
+    engine.warm_up()
+    return Model(settings, path, sha256_of(path), engine)
+
+
+def model_path(settings: ModelSettings) -> Path:
+    return Path(settings.checkpoint or DEFAULT_CHECKPOINT)
+
+
+def check(settings: ModelSettings) -> None:
+    """What can be known before the weights are read. Raises CheckpointError, DeviceError or ValueError, one line."""
+    stream = settings.stream()
+    resolve_precision(stream.precision, resolve_device(stream.device))
+    path = model_path(settings)
+    if path.is_dir():
+        read_export(path)
+    else:
+        read_info(path)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with (path / DOCUMENT if path.is_dir() else path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def resident_mib() -> float:
+    """What this process has in memory; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return pages * 4096 / 2**20
+
+
+def reason(error: Exception) -> str:
+    """Why loading failed, on one line; the kind of error too where nobody expected it."""
+    known = isinstance(error, CheckpointError | DeviceError | ValueError)
+    return one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
+
+
+class Loader:
+    """Loads what was asked for last in a thread that lives only while there is something to load.
+
+    `loaded` and `failed` are called in that thread, and not for what nobody wants any more.
+    """
+
+    def __init__(self, loaded: Callable[[Model], None], failed: Callable[[ModelSettings, str], None]) -> None:
+        self._loaded, self._failed = loaded, failed
+        self._lock = threading.Lock()
+        self._wanted: ModelSettings | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def wanted(self) -> ModelSettings | None:
+        """What is being loaded."""
+        return self._wanted
+
+    def ask(self, settings: ModelSettings | None) -> None:
+        """Load this in place of what is being loaded; None: nothing."""
+        with self._lock:
+            self._wanted = settings
+            if settings is not None and self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="model loader")
+                self._thread.start()
+
+    def close(self) -> None:
+        """Want nothing any more, and wait for the thread."""
+        self.ask(None)
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while (settings := self._next()) is not None:
+            model, why = None, ""
+            try:
+                model = load(settings)
+            except Exception as error:
+                # A thread's exception would be lost; the caller says it and goes on with the model that it has.
+                why = reason(error)
+            with self._lock:
+                if self._wanted is not settings:
+                    continue
+                self._wanted = None
+                if model is not None:
+                    self._loaded(model)
+                else:
+                    self._failed(settings, why)
+
+    def _next(self) -> ModelSettings | None:
+        with self._lock:
+            if self._wanted is None:
+                self._thread = None
+            return self._wanted

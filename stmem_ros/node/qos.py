@@ -1,0 +1,113 @@
+"""Publishers and subscriptions whose QoS users can override, and which say what to do where two sides do not match."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterAlreadyDeclaredException
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from rclpy.qos import QoSPolicyKind, QoSProfile, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:
+    # Humble's name.
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+Warn = Callable[[str, str], object]
+RELIABILITY = "reliability"
+
+
+def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfile, warn: Warn) -> Any:
+    """A lifecycle publisher; `qos_overrides.<topic>.publisher.*` are parameters."""
+    name = node.resolve_topic_name(topic)
+
+    def on_incompatible(event: Any) -> None:
+        policy = _policy(event)
+        subscribers = [_endpoint(info) for info in node.get_subscriptions_info_by_topic(name)]
+        warn(
+            f"incompatible {name}",
+            f"a subscriber of {name} asks for a {policy} that this node does not offer, so it gets nothing "
+            f"(subscribers: {', '.join(subscribers) or 'gone again'}); change the subscriber's QoS, or set "
+            f"qos_overrides.{name}.publisher.{policy} when this node starts",
+        )
+
+    return node.create_lifecycle_publisher(
+        kind,
+        topic,
+        # rclpy writes the overrides into the profile that it is given.
+        copy.copy(profile),
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        event_callbacks=PublisherEventCallbacks(incompatible_qos=on_incompatible),
+    )
+
+
+def create_input(
+    node: Node, kind: type, topic: str, profile: QoSProfile, callback: Callable[[Any], None], warn: Warn
+) -> Any:
+    """A subscription; `qos_overrides.<topic>.subscription.*` are parameters.
+
+    Its reliability is only where it was set: else it may be chosen anew while the node runs.
+    """
+    name = node.resolve_topic_name(topic)
+
+    def on_incompatible(event: Any) -> None:
+        policy = _policy(event)
+        warn(
+            f"incompatible {name}",
+            f"a publisher of {name} does not offer the {policy} that this node asks for, so its images do not come "
+            f"(publishers: {', '.join(publishers(node, name)) or 'gone again'}); set parameter reliability to auto, "
+            f"or qos_overrides.{name}.subscription.{policy} when this node starts",
+        )
+
+    policies = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
+    if overridden_reliability(node, name) is not None:
+        policies.append(QoSPolicyKind.RELIABILITY)
+    return node.create_subscription(
+        kind,
+        topic,
+        callback,
+        copy.copy(profile),
+        qos_overriding_options=QoSOverridingOptions(policies),
+        event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
+    )
+
+
+def overridden_reliability(node: Node, topic: str) -> str | None:
+    """What `qos_overrides.<topic>.subscription.reliability` was set to when the node started."""
+    name = f"qos_overrides.{topic}.subscription.{RELIABILITY}"
+    try:
+        descriptor = ParameterDescriptor(description=f"reliability for subscription `{topic}`", dynamic_typing=True)
+        descriptor.read_only = True
+        value = node.declare_parameter(name, None, descriptor).value
+    except ParameterAlreadyDeclaredException:
+        value = node.get_parameter(name).value
+    return value
+
+
+def publishers(node: Node, topic: str) -> list[str]:
+    """`NODE (RELIABILITY)` of each publisher of a topic, with the type where it is not an image."""
+    return [_endpoint(info, "sensor_msgs/msg/Image") for info in node.get_publishers_info_by_topic(topic)]
+
+
+def _endpoint(info: Any, usual: str = "") -> str:
+    profile = info.qos_profile
+    words = [profile.reliability.name.lower().replace("_", " ")]
+    if usual and info.topic_type != usual:
+        words.append(info.topic_type)
+    elif not usual:
+        words.append(profile.durability.name.lower().replace("_", " "))
+    namespace = info.node_namespace.rstrip("/")
+    return f"{namespace}/{info.node_name} ({', '.join(words)})"
+
+
+def _policy(event: Any) -> str:
+    try:
+        return qos_policy_name_from_kind(event.last_policy_kind).lower()
+    except ValueError:
+        return "policy"

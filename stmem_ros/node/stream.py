@@ -1,0 +1,159 @@
+"""One camera of the node: what it subscribes to, its window, its outputs and what is counted of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from stmem_ros.node.camera import Camera
+from stmem_ros.node.camera_info import CameraInfoListener, beside
+from stmem_ros.node.label_info import LabelInfoPublisher
+from stmem_ros.node.mailbox import Mailbox
+from stmem_ros.node.messages import stamp_to_ns
+from stmem_ros.node.model import Model
+from stmem_ros.node.outputs import Outputs
+from stmem_ros.node.qos import Warn
+from stmem_ros.node.settings import InputSettings, listed, name_cameras
+from stmem_ros.node.statistics import Statistics
+from stmem_ros.streaming import StreamingSegmenter
+
+THE_TOPIC = "image"
+# The name, in diagnostics, of a camera that has none.
+THE_STREAM = "stream"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a camera's messages come from; `name` is empty for the only camera, whose outputs lie in no folder.
+
+    `info_topic` is empty where nobody knows where the calibration is.
+    """
+
+    name: str
+    topic: str
+    info_topic: str
+
+
+def places(node: LifecycleNode, settings: InputSettings) -> list[Place]:
+    """Of each camera. Raises ValueError for names or topics that cannot be."""
+    topics = settings.image_topics or (THE_TOPIC,)
+    names = name_cameras(topics, settings.camera_names) if settings.image_topics else [""]
+    given = settings.camera_info_topics
+    if given and len(given) != len(topics):
+        raise ValueError(f"parameter camera_info_topics has {len(given)} topics for {len(topics)} cameras")
+    info = given or tuple(beside(node.resolve_topic_name(topic)) for topic in topics)
+    # What lies beside several cameras' images is at most one camera's.
+    info = tuple(topic if info.count(topic) == 1 else "" for topic in info)
+    return [Place(*parts) for parts in zip(names, topics, info, strict=True)]
+
+
+class Stream:
+    """A camera while the node is configured. The executor's thread calls it, but for `engine`, the worker's."""
+
+    def __init__(self, node: LifecycleNode, place: Place, messages: ModuleType | None, warn: Warn) -> None:
+        self._node, self._place, self._warn = node, place, warn
+        self.name = place.name
+        prefix = f"{place.name}/" if place.name else ""
+        self.statistics = Statistics()
+        self.outputs = Outputs(node, prefix, warn)
+        self.label_info = LabelInfoPublisher(node, f"{prefix}label_info", messages, warn)
+        self.engine: StreamingSegmenter | None = None
+        self.enabled = True
+        self.reset_asked = threading.Event()
+        self.camera: Camera | None = None
+        self.info: CameraInfoListener | None = None
+        self.listening_since = 0.0
+        self._mailbox: Mailbox[Stream] | None = None
+        # Of the image that was decoded last: what a compressed one will probably be.
+        self.size: tuple[int, int] | None = None
+
+    @property
+    def title(self) -> str:
+        return self.name or THE_STREAM
+
+    @property
+    def topic(self) -> str:
+        """Where images come from, for people."""
+        return self.camera.where() if self.camera is not None else self._node.resolve_topic_name(self._place.topic)
+
+    def use(self, model: Model) -> None:
+        """Start a window on this model. Where the node is active, subscribers learn of its classes."""
+        if self.engine is not None and self.engine.state.frames:
+            self.statistics.reset("another model")
+        self.engine = model.engine.sibling()
+        self.label_info.publish(model.engine.info.labels)
+
+    def listen(self, settings: InputSettings, mailbox: Mailbox[Stream]) -> None:
+        """Put what the camera sends into `mailbox`. Raises where a topic's name is none."""
+        self._mailbox = mailbox
+        self.listening_since = time.monotonic()
+        self.camera = Camera(
+            self._node,
+            self._place.topic,
+            settings.image_transport,
+            settings.reliability,
+            self._on_image,
+            self._warn,
+        )
+        info_topic = self._place.info_topic and self._node.resolve_topic_name(self._place.info_topic)
+        # Where the image lies in the node's own namespace, what is beside it is the node's own output.
+        if info_topic and info_topic != self.outputs.topic("camera_info"):
+            self.info = CameraInfoListener(self._node, info_topic, lambda: self.outputs.wanted("camera_info"))
+
+    def no_camera_info(self) -> str:
+        """Why nobody gets the calibration, for people."""
+        output = self.outputs.topic("camera_info")
+        if self.info is None:
+            return f"nothing comes on {output}: it is not known where the calibration is; set camera_info_topics"
+        return (
+            f"nothing comes on {output}: no calibration came on {self.info.topic} yet; does the camera driver publish "
+            "it there? If not, set camera_info_topics"
+        )
+
+    def stop_listening(self) -> None:
+        for part in (self.camera, self.info):
+            if part is not None:
+                part.destroy()
+        self.camera = self.info = None
+
+    def enable(self, enabled: bool) -> None:
+        """Segment, or ignore images. The first frame after a pause starts a new window."""
+        if enabled and not self.enabled:
+            self.reset_asked.set()
+        self.enabled = enabled
+        if not enabled and self._mailbox is not None:
+            self._mailbox.clear(self)
+
+    def destroy(self) -> None:
+        self.stop_listening()
+        self.outputs.destroy()
+        self.label_info.destroy()
+        self.engine = None
+
+    def _on_image(self, message: Any) -> None:
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        self.statistics.arrived(stamp_ns * 1e-9)
+        if not self.enabled:
+            self.statistics.arrived_disabled()
+            return
+        size = (message.height, message.width) if hasattr(message, "height") else self.size
+        assert self._mailbox is not None
+        if self._mailbox.put(self, message, stamp_ns, size):
+            self.statistics.dropped_for_newer()
+
+
+def enabled_names(streams: list[Stream], wanted: list[str]) -> Callable[[Stream], bool]:
+    """Whether a camera is among those of parameter enabled_cameras. Raises ValueError for one that is not there."""
+    names = listed(wanted)
+    known = [stream.name for stream in streams]
+    for name in names:
+        if name not in known:
+            there = ", ".join(known) if any(known) else "one without a name"
+            raise ValueError(f"parameter enabled_cameras has {name!r}; the cameras are {there}")
+    return lambda stream: not names or stream.name in names

@@ -1,0 +1,178 @@
+"""The thread that decodes, segments and publishes: what waits goes through the network together."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.clock import Clock
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
+
+from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.files import one_line
+from stmem_ros.node.mailbox import Letter, Mailbox
+from stmem_ros.node.messages import stamp_from_ns
+from stmem_ros.node.outputs import at_output_size
+from stmem_ros.node.settings import FrameSettings
+from stmem_ros.node.statistics import FrameTimes
+from stmem_ros.node.stream import Stream
+from stmem_ros.streaming import Segmentation, batches, step_together
+from stmem_ros.streaming.batch import Step
+
+Complain = Callable[[str, str], object]
+
+
+@dataclasses.dataclass
+class Job:
+    """A frame in work: when it came and was decoded, and the seconds it took so far."""
+
+    stream: Stream
+    letter: Letter
+    step: Step
+    wait: float
+    decode: float
+    prepare: float
+
+
+class Worker:
+    """`between` is called before each round, while no frame is in work; `alive` is whether to go on complaining."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        settings: Callable[[], FrameSettings],
+        between: Callable[[], None],
+        complain: Complain,
+        alive: Callable[[], bool],
+    ) -> None:
+        self.mailbox: Mailbox[Stream] = Mailbox()
+        self._clock, self._settings = clock, settings
+        self._between, self._complain, self._alive = between, complain, alive
+        # Colours `(256, 3)` of the labels, and how many cameras the network takes at once (0: any number).
+        self.table: NDArray[np.uint8] = np.zeros((256, 3), np.uint8)
+        self.most_together = 0
+        self._thread = threading.Thread(target=self._run, name="segmentation worker")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wait for the frame in work, and end."""
+        self.mailbox.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            settings = self._settings()
+            most = min((count for count in (settings.max_batch, self.most_together) if count), default=0)
+            letters = self.mailbox.take(most)
+            if letters is None:
+                return
+            try:
+                self._between()
+                self._round(letters, self._settings())
+            except Exception as error:
+                # Where the context is gone, nobody is there to be told.
+                if not self._alive():
+                    return
+                self._complain("worker", f"between two frames: {type(error).__name__}: {one_line(error)}")
+
+    def _round(self, letters: list[tuple[Stream, Letter]], settings: FrameSettings) -> None:
+        jobs = {}
+        for stream, letter in letters:
+            try:
+                jobs[id(stream.engine)] = self._prepare(stream, letter, settings)
+            except ImageError as error:
+                self._reject(stream, error.kind, str(error))
+            except Exception as error:
+                # Whatever went wrong with this frame must not end the stream.
+                self._fail(stream, error)
+        for group in batches([job.step for job in jobs.values()], settings.max_batch):
+            self._segment([jobs[id(step[0])] for step in group], settings)
+
+    def _prepare(self, stream: Stream, letter: Letter, settings: FrameSettings) -> Job:
+        engine, message = stream.engine, letter.message
+        assert engine is not None
+        if engine.config.max_gap != settings.max_gap:
+            engine.config = dataclasses.replace(engine.config, max_gap=settings.max_gap)
+        if stream.reset_asked.is_set():
+            stream.reset_asked.clear()
+            engine.reset()
+            stream.statistics.reset("asked for")
+        stamp = message.header.stamp
+        if stamp.nanosec >= 1_000_000_000:
+            raise ImageError("stamp", f"the stamp has {stamp.nanosec} nanoseconds; a second has 10^9")
+        taken = time.perf_counter()
+        image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
+        stream.size = (image.shape[0], image.shape[1])
+        decoded = time.perf_counter()
+        prepared = engine.prepare(image, letter.stamp_ns, message.header.frame_id, letter.skipped)
+        if engine.last_reset is not None:
+            stream.statistics.reset(engine.last_reset.value)
+            self._complain(
+                f"{engine.last_reset.name} {stream.name}", f"new window on {stream.topic}: {engine.last_reset.value}"
+            )
+        step = (engine, prepared, stream.outputs.wanted("confidence"))
+        return Job(stream, letter, step, taken - letter.arrival, decoded - taken, time.perf_counter() - decoded)
+
+    def _segment(self, jobs: list[Job], settings: FrameSettings) -> None:
+        started = time.perf_counter()
+        try:
+            results = step_together([job.step for job in jobs])
+        except Exception as error:
+            for job in jobs:
+                self._fail(job.stream, error)
+            return
+        network = time.perf_counter() - started
+        done = []
+        for job, result in zip(jobs, results, strict=True):
+            if result is None:
+                continue
+            try:
+                done.append((job, *self._publish(job, result, network, settings)))
+            except Exception as error:
+                self._fail(job.stream, error)
+        # Labels of all cameras first: people can wait.
+        for job, segmentation, header in done:
+            try:
+                job.stream.outputs.publish_pictures(segmentation, header, self.table, settings)
+            except Exception as error:
+                self._fail(job.stream, error)
+
+    def _publish(
+        self, job: Job, result: Segmentation, network: float, settings: FrameSettings
+    ) -> tuple[Segmentation, Header]:
+        started = time.perf_counter()
+        stream = job.stream
+        segmentation = at_output_size(result, settings)
+        header = Header(stamp=stamp_from_ns(result.stamp_ns), frame_id=result.frame_id)
+        info = None if stream.info is None else stream.info.newest
+        stream.outputs.publish_labels(segmentation, header, info)
+        if info is None and stream.outputs.wanted("camera_info"):
+            self._complain(f"camera_info {stream.name}", stream.no_camera_info())
+        published = time.perf_counter()
+        latency = published - job.letter.arrival
+        if result.stamp_ns:
+            latency = (self._clock.now().nanoseconds - result.stamp_ns) * 1e-9
+        stream.statistics.labels_published(
+            FrameTimes(job.wait, job.decode, job.prepare + network, published - started, latency)
+        )
+        return segmentation, header
+
+    def _reject(self, stream: Stream, kind: str, reason: str) -> None:
+        stream.statistics.reject(kind)
+        self._complain(f"{kind} {stream.name}", f"a frame on {stream.topic} cannot be segmented: {reason}")
+
+    def _fail(self, stream: Stream, error: Exception) -> None:
+        """A frame is lost to something that nobody foresaw, and with it the window."""
+        if not self._alive():
+            raise error
+        self._reject(stream, "failure", f"{type(error).__name__}: {one_line(error)}")
+        if stream.engine is not None:
+            stream.engine.reset()

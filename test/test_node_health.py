@@ -1,0 +1,130 @@
+"""What diagnostics say of a camera: levels by thresholds, and sentences that a person can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from graph import Graph, wait_for  # noqa: E402
+from gray import gray_frame, own_graphs, save_gray  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+
+from stmem_ros.node.health import Facts, judge  # noqa: E402
+from stmem_ros.node.settings import Thresholds  # noqa: E402
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+WELL = Facts(
+    topic="/camera",
+    publishers=["/driver (reliable)"],
+    quiet=0.1,
+    unlabelled=0.2,
+    received=True,
+    rate=10.0,
+    latency=0.15,
+    lost=0.0,
+    unstamped=False,
+)
+NONE = Thresholds(
+    no_image_warning=5.0,
+    watchdog=0.0,
+    latency_warning=0.0,
+    latency_error=0.0,
+    rate_warning=0.0,
+    rate_error=0.0,
+    lost_warning=0.2,
+)
+CASES = {
+    "well": ({}, {}, []),
+    "no image": ({"quiet": 6.0}, {}, [(WARN, "no image for 6 s on /camera (publishers: /driver (reliable))")]),
+    "no publisher": ({"quiet": 6.0, "publishers": []}, {}, [(WARN, "none: is the camera running")]),
+    "no image, not asked": ({"quiet": 600.0}, {"no_image_warning": 0.0}, []),
+    "stalled": ({"quiet": 6.0}, {"watchdog": 2.0}, [(ERROR, "the camera is stalled: no image for 6 s")]),
+    "no labels": ({"unlabelled": 7.0}, {}, [(WARN, "no labels left for 7 s")]),
+    "a frame is late": ({}, {"latency_warning": 0.1}, [(WARN, "0.15 s after the stamp (p99); the limit is 0.1")]),
+    "far too late": ({}, {"latency_warning": 0.05, "latency_error": 0.1}, [(ERROR, "the limit is 0.1")]),
+    "slow": ({}, {"rate_warning": 15.0}, [(WARN, "10.0 labels a second of /camera; the limit is 15")]),
+    "far too slow": ({}, {"rate_warning": 15.0, "rate_error": 12.0}, [(ERROR, "the limit is 12")]),
+    "frames are lost": ({"lost": 0.5}, {}, [(WARN, "50% of the images on /camera never arrived")]),
+    "losses are accepted": ({"lost": 0.5}, {"lost_warning": 1.0}, []),
+    "two publishers": ({"publishers": ["/a (reliable)", "/b (reliable)"]}, {}, [(WARN, "2 publishers on /camera")]),
+    "no stamps": ({"unstamped": True}, {}, [(WARN, "stamp of zero")]),
+    "errors come first": (
+        {"unstamped": True, "quiet": 9.0},
+        {"watchdog": 1.0},
+        [(ERROR, "stalled"), (WARN, "stamp of zero")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_levels_follow_the_thresholds_and_messages_say_what_is_wrong(name: str) -> None:
+    facts, thresholds, expected = CASES[name]
+    found = judge(dataclasses.replace(WELL, **facts), dataclasses.replace(NONE, **thresholds))
+    assert [verdict.level for verdict in found] == [level for level, _ in expected]
+    for verdict, (_, text) in zip(found, expected, strict=True):
+        assert text in verdict.message and "\n" not in verdict.message
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    with own_graphs(53):
+        checkpoint = save_gray(tmp_path_factory.mktemp("model") / "gray.safetensors")
+        graph = Graph({"checkpoint": str(checkpoint)})
+        yield graph.start()
+        graph.close()
+
+
+@pytest.fixture
+def graph(running: Graph) -> Iterator[Graph]:
+    yield running
+    thresholds = {field.name: getattr(NONE, field.name) for field in dataclasses.fields(Thresholds)}
+    assert running.set(**thresholds).successful
+
+
+def test_diagnostics_have_rates_drops_latencies_window_and_model(graph: Graph) -> None:
+    for number in range(3):
+        graph.labels_of(gray_frame(number))
+    status = graph.wait_diagnostics(frames_received="3", frames_labelled="3")
+    values = {pair.key: pair.value for pair in status.values}
+    assert {
+        *("images per second", "labels per second", "latency p50 ms", "latency p99 ms"),
+        *("frames dropped for newer ones", "frames rejected", "frames ignored while disabled", "topic", "reliability"),
+    } <= set(values)
+    assert values["window"] == "1 of 1 frames"
+    model = {pair.key: pair.value for pair in graph.wait_status(OK, "loaded", title="model").values}
+    assert len(model["sha256"]) == 64 and float(model["memory MiB"]) > 10
+
+
+def test_thresholds_act_while_the_node_runs(graph: Graph) -> None:
+    graph.labels_of(gray_frame(1))
+    # The stamps of this graph are decades old.
+    assert graph.set(latency_warning=1.0).successful
+    graph.wait_status(WARN, "after the stamp")
+    assert graph.set(latency_error=2.0, no_image_warning=0.0).successful
+    graph.wait_status(ERROR, "the limit is 2")
+    assert graph.set(latency_warning=0.0, latency_error=0.0, rate_error=900.0).successful
+    graph.wait_status(ERROR, "labels a second")
+
+
+def test_a_camera_that_stops_is_reported_as_stalled_and_as_well_once_it_is_back(graph: Graph) -> None:
+    graph.labels_of(gray_frame(1))
+    assert graph.set(watchdog=0.4).successful
+    graph.wait_status(ERROR, "stalled", "tester (reliable)")
+    graph.wait_message("the camera is stalled", f"{graph.namespace}/image")
+    assert graph.set(watchdog=3.0).successful
+    graph.labels_of(gray_frame(2))
+    graph.wait_status(OK, "segmenting")
+
+
+def test_a_second_publisher_on_the_topic_is_reported_by_name(graph: Graph) -> None:
+    second = graph.tester.create_publisher(Image, f"{graph.namespace}/image", 1)
+    counter = itertools.count(1)
+    wait_for(lambda: graph.labels_of(gray_frame(next(counter) % 50)) and "2 publishers" in graph.status().message, "it")
+    assert graph.status().level == WARN
+    graph.tester.destroy_publisher(second)

@@ -1,0 +1,249 @@
+"""What the node publishes beside its labels: for whom, at which size, of which quality of service."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from graph import Graph, pixels, wait_for  # noqa: E402
+from gray import gray_frame, own_graphs, save_gray  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+
+from stmem_ros.labels import LabelSet  # noqa: E402
+from stmem_ros.node import label_info, outputs, segmentation_node  # noqa: E402
+from stmem_ros.node.camera_info import beside, scaled  # noqa: E402
+from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
+
+DEFAULTS = {"overlay_alpha": 0.5, "output_scale": 1.0, "output_height": 0}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with own_graphs(11):
+        yield save_gray(tmp_path_factory.mktemp("model") / "gray.safetensors")
+
+
+@pytest.fixture(scope="module")
+def running(checkpoint: Path) -> Iterator[Graph]:
+    """One graph for all tests that leave it as it was."""
+    graph = Graph({"checkpoint": str(checkpoint), "camera_info_topics": ["calibration"]})
+    yield graph.start()
+    graph.close()
+
+
+@pytest.fixture
+def graph(running: Graph) -> Iterator[Graph]:
+    before = set(running._subscriptions)
+    yield running
+    running.forget(*(set(running._subscriptions) - before))
+    assert running.set(**DEFAULTS).successful
+
+
+def halves() -> np.ndarray:
+    """Left half of class 10, right half of class 20."""
+    image = gray_frame(10)
+    image[:, 48:] = gray_frame(20)[:, 48:]
+    return image
+
+
+def decoded(message: Any) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_compressed_labels_are_the_labels_and_compressed_pictures_are_close(graph: Graph) -> None:
+    graph.listen("labels/compressed", "color", "color/compressed", "overlay", "overlay/compressed")
+    stamp = graph.next_stamp
+    labels = graph.labels_of(halves())
+    names = ("labels/compressed", "color", "color/compressed", "overlay", "overlay/compressed")
+    wait_for(lambda: all(graph.received[name] for name in names), "one message on every output")
+    png, color, jpeg, overlay, overlay_jpeg = (graph.received[name][0] for name in names)
+    assert png.format == "mono8; png compressed "
+    assert jpeg.format == overlay_jpeg.format == "rgb8; jpeg compressed bgr8"
+    np.testing.assert_array_equal(decoded(png), pixels(labels))
+    for raw, compressed in ((color, jpeg), (overlay, overlay_jpeg)):
+        assert np.abs(decoded(compressed)[..., ::-1].astype(int) - pixels(raw)).mean() < 8
+    assert {stamp_to_ns(graph.received[name][0].header.stamp) for name in names} == {stamp}
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"output_scale": 0.5}, (36, 48)),
+        ({"output_height": 27}, (27, 36)),
+        ({"output_height": 27, "output_scale": 0.5}, (27, 36)),
+        ({"output_height": 500}, (72, 96)),
+    ],
+)
+def test_outputs_have_the_size_that_was_asked_for_and_labels_are_the_nearest_pixels(
+    graph: Graph, settings: dict[str, Any], size: tuple[int, int]
+) -> None:
+    names = ("confidence", "color", "overlay")
+    whole = pixels(graph.labels_of(halves()))
+    graph.listen(*names)
+    assert graph.set(**settings).successful
+    labels = graph.labels_of(halves())
+    wait_for(lambda: all(graph.received[name] for name in names), "one message on every output")
+    for message in (labels, *(graph.received[name][0] for name in names)):
+        assert (message.height, message.width) == size and message.step * message.height == len(message.data)
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, whole.shape, strict=True))
+    np.testing.assert_array_equal(pixels(labels), whole[rows][:, columns])
+
+
+def test_nothing_is_made_for_nobody(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for name in ("colorize", "to_png_msg", "to_jpeg_msg", "to_image_msg", "scaled"):
+        original = getattr(outputs, name)
+        monkeypatch.setattr(outputs, name, lambda *args, _name=name, _do=original: made.append(_name) or _do(*args))
+    graph.labels_of(gray_frame(3))
+    graph.labels_of(gray_frame(4))
+    assert made == ["to_image_msg"] * 2
+    assert np.unique(pixels(graph.received["labels"][-1])).tolist() == [4]
+
+
+def calibration(width: int = 96, height: int = 72) -> CameraInfo:
+    info = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.1, 0.2, 0.3, 0.4, 0.5])
+    info.k = [100.0, 2.0, 48.0, 0.0, 110.0, 36.0, 0.0, 0.0, 1.0]
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    info.p = [100.0, 0.0, 48.0, -7.0, 0.0, 110.0, 36.0, 3.0, 0.0, 0.0, 1.0, 0.0]
+    return info
+
+
+def test_camera_info_comes_with_the_labels_at_their_size_and_is_not_listened_to_for_nobody(graph: Graph) -> None:
+    topic = f"{graph.namespace}/calibration"
+    source = graph.tester.create_publisher(CameraInfo, topic, 10)
+    graph.labels_of(gray_frame(1))
+    assert source.get_subscription_count() == 0
+    graph.listen("camera_info")
+    graph.labels_of(gray_frame(1))
+    graph.wait_message(f"no calibration came on {topic}", "camera_info_topics")
+    wait_for(lambda: source.get_subscription_count() == 1, "the node to listen to the calibration")
+    assert graph.set(output_scale=0.5).successful
+    source.publish(calibration())
+    wait_for(lambda: graph.stream.info.newest is not None, "the calibration")
+    labels = graph.labels_of(gray_frame(2), frame_id="optical")
+    wait_for(lambda: graph.received["camera_info"], "a camera_info")
+    info = graph.received["camera_info"][0]
+    assert info.header == labels.header and info.header.frame_id == "optical"
+    assert (info.width, info.height) == (labels.width, labels.height) == (48, 36)
+    assert info.k.tolist() == [50.0, 1.0, 24.0, 0.0, 55.0, 18.0, 0.0, 0.0, 1.0]
+    graph.forget("camera_info")
+    wait_for(lambda: source.get_subscription_count() == 0, "the node to stop listening")
+    graph.tester.destroy_publisher(source)
+
+
+def test_a_scaled_calibration_projects_to_the_scaled_pixel() -> None:
+    info, header = calibration(192, 144), Header(frame_id="camera")
+    # Half of the region, which the driver has binned by two already.
+    info.binning_x = info.binning_y = 2
+    info.roi = RegionOfInterest(x_offset=16, y_offset=8, width=160, height=120)
+    half = scaled(info, (30, 40), header)
+    assert (half.width, half.height, half.binning_x) == (96, 72, 2)
+    assert (half.roi.x_offset, half.roi.y_offset, half.roi.width, half.roi.height) == (8, 4, 80, 60)
+    np.testing.assert_allclose(np.reshape(half.p, (3, 4)), np.diag([0.5, 0.5, 1]) @ np.reshape(info.p, (3, 4)))
+    assert half.d.tolist() == info.d.tolist() and half.r.tolist() == info.r.tolist()
+    assert info.k[0] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("image", "info"),
+    [
+        ("/camera/image_raw", "/camera/camera_info"),
+        ("/camera/image_raw/compressed", "/camera/camera_info"),
+        ("/front", "/camera_info"),
+    ],
+)
+def test_calibration_lies_beside_the_image(image: str, info: str) -> None:
+    assert beside(image) == info
+
+
+# As vision_msgs has them.
+@dataclasses.dataclass
+class VisionClass:
+    class_id: int
+    class_name: str
+
+
+@dataclasses.dataclass
+class LabelInfo:
+    header: Header
+    class_map: list[VisionClass]
+    threshold: float
+
+
+VISION_MESSAGES = types.SimpleNamespace(LabelInfo=LabelInfo, VisionClass=VisionClass)
+
+
+def test_label_info_names_every_class_by_its_id() -> None:
+    labels = LabelSet(["road", "car"], [(0, 0, 0), (1, 1, 1)])
+    info = label_info.build(VISION_MESSAGES, labels, Header(frame_id="camera"))
+    assert [(entry.class_id, entry.class_name) for entry in info.class_map] == [(0, "road"), (1, "car")]
+    assert info.header.frame_id == "camera"
+
+
+def test_label_info_is_latched_and_published_again_when_the_model_changes(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    published: list[LabelInfo] = []
+    profiles: list[QoSProfile] = []
+
+    def create_output(node: Any, kind: type, topic: str, profile: QoSProfile, warn: Any) -> Any:
+        assert (kind, topic) == (LabelInfo, "label_info")
+        profiles.append(profile)
+        return types.SimpleNamespace(publish=published.append)
+
+    monkeypatch.setattr(segmentation_node, "vision_messages", lambda: VISION_MESSAGES)
+    monkeypatch.setattr(label_info, "create_output", create_output)
+    graph = Graph({"checkpoint": str(checkpoint)})
+    try:
+        graph.start()
+        assert published[-1].class_map[7].class_name == "level 7"
+        count = len(published)
+        assert graph.set(checkpoint=str(save_gray(tmp_path / "other.safetensors", shift=2))).successful
+        wait_for(lambda: len(published) > count, "the other model's classes")
+        assert published[-1].class_map[7].class_name == "level 5"
+        assert profiles[0].durability == DurabilityPolicy.TRANSIENT_LOCAL
+        assert profiles[0].reliability == ReliabilityPolicy.RELIABLE
+        assert not [text for text in graph.messages() if "vision_msgs" in text]
+    finally:
+        graph.close()
+
+
+@pytest.mark.skipif(label_info.vision_messages() is not None, reason="vision_msgs is installed")
+def test_where_vision_msgs_is_missing_one_warning_says_what_to_install(running: Graph) -> None:
+    assert "vision-msgs" in running.wait_message("label_info", "Nav2")
+    assert len([text for text in running.messages() if "label_info" in text]) == 1
+
+
+def test_qos_overrides_are_taken_and_who_does_not_match_is_named(checkpoint: Path) -> None:
+    graph = Graph(
+        {
+            "checkpoint": str(checkpoint),
+            "qos_overrides.{ns}/labels.publisher.reliability": "best_effort",
+            "qos_overrides.{ns}/image.subscription.reliability": "reliable",
+        }
+    )
+    try:
+        assert graph.node.trigger_configure() and graph.node.trigger_activate()
+        labels = f"{graph.namespace}/labels"
+        wait_for(lambda: graph.tester.get_publishers_info_by_topic(labels), "the labels' publisher")
+        offered = graph.tester.get_publishers_info_by_topic(labels)[0].qos_profile
+        assert offered.reliability == ReliabilityPolicy.BEST_EFFORT
+        graph.tester.create_subscription(Image, labels, lambda _: None, QoSProfile(depth=1))
+        graph.wait_message(f"a subscriber of {labels}", "reliability", "tester (reliable", "qos_overrides")
+        graph.add_camera("image", reliability=ReliabilityPolicy.BEST_EFFORT)
+        graph.wait_message(f"a publisher of {graph.namespace}/image", "tester (best effort)", "reliability to auto")
+        result = graph.set(**{f"qos_overrides.{labels}.publisher.depth": 3})
+        assert not result.successful and "read-only" in result.reason
+    finally:
+        graph.close()
