@@ -120,14 +120,35 @@ def import_ray() -> Any:
     return ray
 
 
+def cluster_address() -> str:
+    """RAY_ADDRESS, else where `ray start` began a cluster that still answers, else `local`: one of this run's own.
+
+    Raises OSError where nobody answers at RAY_ADDRESS; Ray itself would try for a quarter of an hour.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address:
+        _require_answer(address)
+        return address
+    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    try:
+        address = (folder / "ray" / "ray_current_cluster").read_text().strip()
+        _require_answer(address)
+    except OSError:
+        return "local"
+    return address
+
+
+def _require_answer(address: str) -> None:
+    """Of an address that names a port. Raises OSError."""
+    if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        socket.create_connection((match[1].strip("[]"), int(match[2])), REACH_SECONDS).close()
+
+
 def _connect(ray: Any) -> None:
     """Raises BagError."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    place = f"at {address} (RAY_ADDRESS)" if address else "of this machine"
     try:
-        # Ray itself goes on for minutes where nobody listens.
-        if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
-            socket.create_connection((match[1].strip("[]"), int(match[2])), REACH_SECONDS).close()
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(cluster_address(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # it raises whatever its connection raises
+        address = os.environ.get("RAY_ADDRESS")
+        place = f"at {address} (RAY_ADDRESS)" if address else "of this machine"
         raise BagError(f"the Ray cluster {place} cannot be used: {why(error)}; see `ray status`") from error
