@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 import pytest
 from fleet_worker import Worker, vanish
 
-from stmem_ros.bag.errors import BagError
-from stmem_ros.bag.find import find_bags
-from stmem_ros.bag.fleet import FleetResult, Job, run_fleet, worker_count
-from stmem_ros.bag.ray_workers import cluster_address, import_ray
-from stmem_ros.bag.workers import Event, attempt
+from stmem_ros.bag.fleet.find import find_bags
+from stmem_ros.bag.fleet.ray_workers import cluster_address, import_ray
+from stmem_ros.bag.fleet.run import FleetResult, Job, run_fleet, worker_count
+from stmem_ros.bag.fleet.workers import Event, attempt
+from stmem_ros.bag.io.errors import BagError
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = f"{ROOT}{os.pathsep}{ROOT / 'test'}"
@@ -230,7 +230,7 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, workers: str, mo
 DRIVER = """
 import sys
 from pathlib import Path
-from stmem_ros.bag.fleet import Job, run_fleet
+from stmem_ros.bag.fleet.run import Job, run_fleet
 from fleet_worker import Worker
 
 if __name__ == "__main__":
@@ -329,7 +329,7 @@ def test_a_killed_driver_takes_its_workers_along(
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray")
     code = (
-        "import sys, pathlib\nfrom stmem_ros.bag.fleet import *\n"
+        "import sys, pathlib\nfrom stmem_ros.bag.fleet.run import *\n"
         "try: run_fleet(print, [Job(pathlib.Path(sys.argv[1]))], 'ray')\nexcept BagError as error: print(error)"
     )
     (bag,) = bags_in(tmp_path, "a")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from stmem_ros.bag.__main__ import main
-from stmem_ros.bag.reader import Bag, Message
-from stmem_ros.bag.writer import BagWriter
+from stmem_ros.bag.io.reader import Bag, Message
+from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.decode import decode_compressed, decode_image
 
 HEIGHT, WIDTH = 24, 32

@@ -19,7 +19,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from stmem_ros.bag.reader import Bag, BagError, Message
+from stmem_ros.bag.io.reader import Bag, BagError, Message
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
 IMAGE, TEXT = "sensor_msgs/msg/Image", "std_msgs/msg/String"
@@ -413,7 +413,7 @@ class TestDamage:
         file = tmp_path / "drive.db3"
         file.write_bytes(content)
         if mode == FILE:
-            from stmem_ros.bag.compression import zstd
+            from stmem_ros.bag.io.compression import zstd
 
             file.unlink()
             file = tmp_path / "drive.db3.zstd"
@@ -638,7 +638,7 @@ class TestRefusals:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("stmem_ros.bag.scratch.Scratch._unpack", full)
+        monkeypatch.setattr("stmem_ros.bag.io.scratch.Scratch._unpack", full)
         with pytest.raises(BagError) as caught:
             Bag(bag)
         assert_one_line(caught, str(storage_file(bag)), "No space left on device", "TMPDIR")

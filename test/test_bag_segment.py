@@ -25,16 +25,16 @@ from rosbags.typesys import Stores, get_typestore
 
 from stmem_ros.bag import __main__ as bag
 from stmem_ros.bag import segment as segment_module
+from stmem_ros.bag.io.typestore import ros2_typestore
+from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.bag.pipeline import WriteBehind, read_ahead
-from stmem_ros.bag.topics import camera_info_topic, camera_names
-from stmem_ros.bag.typestore import ros2_typestore
-from stmem_ros.bag.writer import BagWriter
 from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint
 from stmem_ros.decode import ImageError
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import Segmentation, StreamConfig, StreamingSegmenter
+from stmem_ros.topics import camera_info_topic, camera_names
 
 SIZE = (64, 80)
 START_NS = 1_700_000_000_000_000_000

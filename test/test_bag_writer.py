@@ -18,9 +18,9 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 from ruamel.yaml import YAML
 
-from stmem_ros.bag.reader import Bag, BagError
-from stmem_ros.bag.typestore import ros2_typestore
-from stmem_ros.bag.writer import LATCHED, BagWriter
+from stmem_ros.bag.io.reader import Bag, BagError
+from stmem_ros.bag.io.typestore import ros2_typestore
+from stmem_ros.bag.io.writer import LATCHED, BagWriter
 
 TEXT, LABEL_INFO = "std_msgs/msg/String", "vision_msgs/msg/LabelInfo"
 START_NS = 1_700_000_000_000_000_000
@@ -281,7 +281,7 @@ class TestResume:
             raise Stop
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"stmem_ros.bag.writer.{moment}", stop)
+            patch.setattr(f"stmem_ros.bag.io.writer.{moment}", stop)
             with pytest.raises(Stop):
                 make(tmp_path / "out")
         assert [each.name for each in tmp_path.iterdir()] == ["out.partial"]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from stmem_ros.bag.errors import BagError, why
+from stmem_ros.bag.io.errors import BagError, why
 
 COMMANDS = {
     "segment": "label every frame of a bag's cameras and write the labels beside them into a new bag",

@@ -9,8 +9,8 @@ from collections.abc import Container, Generator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.bag.io.reader import Bag, BagError, Message
 from stmem_ros.bag.messages import Stamp
-from stmem_ros.bag.reader import Bag, BagError, Message
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
 
 # What lies between two frames goes on in pieces: messages, and bytes.

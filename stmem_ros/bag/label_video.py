@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from stmem_ros.bag.frames import BagFrame, pieces
+from stmem_ros.bag.io.reader import Bag
 from stmem_ros.bag.pipeline import read_ahead
 from stmem_ros.bag.plan import CameraPlan, Plan
-from stmem_ros.bag.reader import Bag
 from stmem_ros.bag.video import OverlayVideo, frame_rate
 from stmem_ros.labels import LabelSet
 

@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.bag.errors import why
 from stmem_ros.bag.frames import BagFrame, Piece, pieces
+from stmem_ros.bag.io.errors import why
+from stmem_ros.bag.io.reader import Bag
 from stmem_ros.bag.messages import CameraInfos, MessageMaker
 from stmem_ros.bag.pipeline import WriteBehind, read_ahead
 from stmem_ros.bag.plan import CameraPlan, Plan
-from stmem_ros.bag.reader import Bag
 from stmem_ros.bag.stream import CameraStream, Due
 from stmem_ros.decode import ImageError
 from stmem_ros.labels import LabelSet, colorize

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stmem_ros.bag.errors import BagError, why
+from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.reader import COMPRESSED_IMAGE, IMAGE
+from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.bag.messages import CAMERA_INFO, MessageMaker, Stamp
-from stmem_ros.bag.reader import COMPRESSED_IMAGE, IMAGE
-from stmem_ros.bag.writer import BagWriter
 from stmem_ros.decode import ImageError, decode_encoded
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.sources import DEFAULT_RATE, IMAGE_SUFFIXES, SourceError, image_files

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.interfaces import QosDurability
 
-from stmem_ros.bag.reader import IMAGE, Bag, Message
-from stmem_ros.bag.ros1 import LATCHED
+from stmem_ros.bag.io.reader import IMAGE, Bag, Message
+from stmem_ros.bag.io.ros1 import LATCHED
 from stmem_ros.labels import LabelSet
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"

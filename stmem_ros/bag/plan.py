@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from stmem_ros.bag.io.reader import IMAGE, Bag, BagError
 from stmem_ros.bag.messages import CAMERA_INFO, LABEL_INFO
-from stmem_ros.bag.reader import IMAGE, Bag, BagError
-from stmem_ros.bag.topics import camera_info_topic, camera_names, output_topics
+from stmem_ros.topics import camera_info_topic, camera_names, output_topics
 
 OUTPUTS = {
     "labels": IMAGE,

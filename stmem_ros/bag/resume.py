@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stmem_ros import __version__
-from stmem_ros.bag.digest import bag_digest
-from stmem_ros.bag.files import METADATA
+from stmem_ros.bag.fleet.digest import bag_digest
+from stmem_ros.bag.io.files import METADATA
 from stmem_ros.bag.plan import Plan
 from stmem_ros.streaming import StreamingSegmenter
 from stmem_ros.streaming.exported import read_export

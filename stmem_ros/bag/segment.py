@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from stmem_ros.bag.errors import BagError, why
+from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.reader import Bag
+from stmem_ros.bag.io.writer import LATCHED, BagWriter
 from stmem_ros.bag.label_video import write_videos
 from stmem_ros.bag.labelling import Labelling, Write
 from stmem_ros.bag.messages import OUTPUT_QOS, CameraInfos
+from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.bag.plan import OUTPUTS, Plan, make_plan
-from stmem_ros.bag.reader import Bag
 from stmem_ros.bag.resume import describe, is_finished
-from stmem_ros.bag.writer import LATCHED, BagWriter
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint
 from stmem_ros.streaming import DeviceError, StreamConfig, StreamingSegmenter
 from stmem_ros.streaming.device import PRECISIONS
@@ -56,28 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CHECKPOINT,
         help="a .safetensors file, or an exported folder (default: the model in the package)",
     )
-    network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     network.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="default: %(default)s")
-    network.add_argument(
-        "--window",
-        default="causal",
-        choices=["causal", "centered"],
-        help="label a frame from itself and those before it, or from both neighbours (default: %(default)s)",
-    )
-    network.add_argument(
-        "--short-side",
-        metavar="PIXELS",
-        type=int,
-        default=0,
-        help="lesser side of the image that the network sees; 0 as trained, -1 the camera's (default: %(default)s)",
-    )
-    network.add_argument(
-        "--max-gap",
-        metavar="SECONDS",
-        type=float,
-        default=1.0,
-        help="between stamps, above which the window is forgotten (default: %(default)s)",
-    )
+    add_stream_arguments(network)
     network.add_argument(
         "--threads",
         metavar="N",

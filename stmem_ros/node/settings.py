@@ -11,6 +11,7 @@ from rclpy.parameter import Parameter
 
 from stmem_ros.node.parameters import PARAMETERS, check_choice
 from stmem_ros.streaming import StreamConfig
+from stmem_ros.topics import camera_names
 
 Group = TypeVar("Group")
 
@@ -98,7 +99,7 @@ def read(node: Node, kind: type[Group]) -> Group:
 
 
 def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
-    """A name for the outputs of each camera: as given, else the part of the topics in which they differ.
+    """A name for the outputs of each camera: as given, else the part of the topics in which they differ; none for one.
 
     Raises ValueError where names do not fit the topics, or two are the same.
     """
@@ -107,18 +108,7 @@ def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
         raise ValueError(f"parameter image_topics has {twice} twice; each camera has one window")
     if given and len(given) != len(topics):
         raise ValueError(f"parameter camera_names has {len(given)} names for {len(topics)} image_topics")
-    if given:
-        names = list(given)
-    else:
-        parts = [topic.strip("/").split("/") for topic in topics]
-        start = end = 0
-        shortest = min(map(len, parts))
-        if len(topics) > 1:
-            while start < shortest - 1 and len({part[start] for part in parts}) == 1:
-                start += 1
-            while end < shortest - 1 - start and len({part[-1 - end] for part in parts}) == 1:
-                end += 1
-        names = ["/".join(part[start : len(part) - end]) for part in parts]
+    names = list(given or camera_names(topics).values())
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two cameras are called {twice!r}; parameter camera_names gives them names of their own")

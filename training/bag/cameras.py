@@ -6,7 +6,7 @@ import collections
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stmem_ros.bag.reader import Bag, BagError
+from stmem_ros.bag.io.reader import Bag, BagError
 from stmem_ros.labels import LabelSet
 from training.bag.settings import EvaluationError, EvaluationSettings
 from training.bag.truth import beside, files_by_stamp, require_same_classes

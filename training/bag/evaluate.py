@@ -20,9 +20,10 @@ from pathlib import Path
 
 import torch
 
-from stmem_ros.bag.errors import BagError, why
-from stmem_ros.bag.find import find_bags
-from stmem_ros.bag.fleet import Job, add_fleet_arguments, run_fleet
+from stmem_ros.bag.fleet.find import find_bags
+from stmem_ros.bag.fleet.run import Job, add_fleet_arguments, run_fleet
+from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from stmem_ros.files import whole_file
 from stmem_ros.streaming import DeviceError
@@ -97,27 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="of labels that are in the bag, measured as one more network's; the topic confidence beside it too",
     )
-    network.add_argument(
-        "--window",
-        default="causal",
-        choices=["causal", "centered"],
-        help="label a frame from itself and those before it, or from both neighbours (default: %(default)s)",
-    )
-    network.add_argument(
-        "--short-side",
-        metavar="PIXELS",
-        type=int,
-        default=0,
-        help="the lesser side of the network's image; 0 as trained, -1 the camera's (default: %(default)s)",
-    )
-    network.add_argument(
-        "--max-gap",
-        metavar="SECONDS",
-        type=float,
-        default=1.0,
-        help="between stamps, above which the window is forgotten (default: %(default)s)",
-    )
-    network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add_stream_arguments(network)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", type=Path, help="all figures, also of every frame")
     output.add_argument("--report", metavar="FILE", type=Path, help="one HTML file with tables, timelines and pictures")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stmem_ros.bag.io.reader import Bag
 from stmem_ros.bag.pipeline import read_ahead
-from stmem_ros.bag.reader import Bag
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, read_info
 from stmem_ros.decode import ImageError
 from stmem_ros.labels import LabelSet

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.bag.reader import Bag, BagError, Message
+from stmem_ros.bag.io.reader import Bag, BagError, Message
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.labels import LabelSet
 from training.bag.cameras import Camera, Key, all_topics, choose_cameras, match

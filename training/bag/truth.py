@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.bag.reader import Bag, Message
+from stmem_ros.bag.io.reader import Bag, Message
 from stmem_ros.decode import decode_compressed, decode_image
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from training.data.dataset import DatasetError, DatasetSpec, load_spec, require_classes

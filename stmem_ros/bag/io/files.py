@@ -9,8 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stmem_ros.bag.errors import BagError, why
-from stmem_ros.bag.scratch import COMPRESSED
+from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.scratch import COMPRESSED
 from stmem_ros.sources import natural_order
 
 METADATA = "metadata.yaml"

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2
 
-from stmem_ros.bag.compression import ZSTD_MAGIC, zstd
-from stmem_ros.bag.errors import BagError
-from stmem_ros.bag.files import ROS1, bag_files, kind_of
-from stmem_ros.bag.reader import Message, Topic
-from stmem_ros.bag.ros1 import Ros1File
-from stmem_ros.bag.scratch import Scratch
-from stmem_ros.bag.storage import Rosbag2File
-from stmem_ros.bag.typestore import has_header, header_stamp_ns, ros2_typestore
+from stmem_ros.bag.io.compression import ZSTD_MAGIC, zstd
+from stmem_ros.bag.io.errors import BagError
+from stmem_ros.bag.io.files import ROS1, bag_files, kind_of
+from stmem_ros.bag.io.reader import Message, Topic
+from stmem_ros.bag.io.ros1 import Ros1File
+from stmem_ros.bag.io.scratch import Scratch
+from stmem_ros.bag.io.storage import Rosbag2File
+from stmem_ros.bag.io.typestore import has_header, header_stamp_ns, ros2_typestore
 
 
 class Content:

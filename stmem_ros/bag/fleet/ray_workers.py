@@ -13,8 +13,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from stmem_ros.bag.errors import BagError, why
-from stmem_ros.bag.workers import Event, Function, Outcome, attempt
+from stmem_ros.bag.fleet.workers import Event, Function, Outcome, attempt
+from stmem_ros.bag.io.errors import BagError, why
 
 REACH_SECONDS = 10.0
 

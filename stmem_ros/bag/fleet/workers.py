@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from stmem_ros.bag.errors import BagError, why
+from stmem_ros.bag.io.errors import BagError, why
 
 Function = Callable[[Path, Any], Any]
 STOP_SECONDS = 5.0

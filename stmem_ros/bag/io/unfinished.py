@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from stmem_ros.bag.errors import BagError
-from stmem_ros.bag.files import METADATA, UNFINISHED
+from stmem_ros.bag.io.errors import BagError
+from stmem_ros.bag.io.files import METADATA, UNFINISHED
 
 
 class Unfinished:

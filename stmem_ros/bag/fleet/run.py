@@ -15,10 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stmem_ros.bag.errors import BagError, why
-from stmem_ros.bag.find import size_of
-from stmem_ros.bag.journal import Journal, key_of
-from stmem_ros.bag.workers import Function, LocalWorkers, Outcome, Workers, attempt
+from stmem_ros.bag.fleet.find import size_of
+from stmem_ros.bag.fleet.journal import Journal, key_of
+from stmem_ros.bag.fleet.workers import Function, LocalWorkers, Outcome, Workers, attempt
+from stmem_ros.bag.io.errors import BagError, why
 
 MOST_WORKERS = 1024
 POLL_SECONDS = 1.0
@@ -117,7 +117,7 @@ def run_fleet(
                 for index in run.waiting:
                     run.finish(index, attempt(function, jobs[index].bag, jobs[index].settings))
             elif kind == "ray":
-                from stmem_ros.bag.ray_workers import RayWorkers
+                from stmem_ros.bag.fleet.ray_workers import RayWorkers
 
                 pool = RayWorkers(function, int(number or 0), gpus_per_worker, len(run.waiting))
                 _share_out(run, pool, retries)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stmem_ros.bag.errors import BagError, why
-from stmem_ros.bag.files import METADATA, ROS1, STORAGE, UNFINISHED, kind_of
+from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.files import METADATA, ROS1, STORAGE, UNFINISHED, kind_of
 from stmem_ros.sources import natural_order
 
 # rosbag2 names the files of a bag after it and numbers them from 0.

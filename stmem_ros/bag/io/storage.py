@@ -9,11 +9,11 @@ from pathlib import Path
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 
-from stmem_ros.bag.errors import BagError, why
-from stmem_ros.bag.mcap_recovery import DamagedMcap
-from stmem_ros.bag.scratch import Scratch
-from stmem_ros.bag.sqlite_recovery import DamagedSqlite
-from stmem_ros.bag.typestore import full_name
+from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.mcap_recovery import DamagedMcap
+from stmem_ros.bag.io.scratch import Scratch
+from stmem_ros.bag.io.sqlite_recovery import DamagedSqlite
+from stmem_ros.bag.io.typestore import full_name
 
 Rows = Generator[tuple[Connection, int, bytes], None, None]
 

@@ -15,13 +15,13 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys.store import Typestore
 
-from stmem_ros.bag.compression import zstd
-from stmem_ros.bag.errors import BagError, is_full, why
-from stmem_ros.bag.files import METADATA
-from stmem_ros.bag.metadata import VERSION, Part, TopicRecord, metadata_text, read_part
-from stmem_ros.bag.ros1 import LATCHED
-from stmem_ros.bag.typestore import ros2_typestore
-from stmem_ros.bag.unfinished import Unfinished
+from stmem_ros.bag.io.compression import zstd
+from stmem_ros.bag.io.errors import BagError, is_full, why
+from stmem_ros.bag.io.files import METADATA
+from stmem_ros.bag.io.metadata import VERSION, Part, TopicRecord, metadata_text, read_part
+from stmem_ros.bag.io.ros1 import LATCHED
+from stmem_ros.bag.io.typestore import ros2_typestore
+from stmem_ros.bag.io.unfinished import Unfinished
 from stmem_ros.files import whole_file
 
 __all__ = ["LATCHED", "BagError", "BagWriter", "Part"]

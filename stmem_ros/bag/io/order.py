@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stmem_ros.bag.reader import Message
+    from stmem_ros.bag.io.reader import Message
 
 WINDOW_NS = 1_000_000_000
 WINDOW_BYTES = 1 << 28

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stmem_ros.bag.compression import zstd
-from stmem_ros.bag.errors import BagError, why
+from stmem_ros.bag.io.compression import zstd
+from stmem_ros.bag.io.errors import BagError, why
 
 COMPRESSED = ".zstd"
 JOURNALS = ("-wal", "-journal")

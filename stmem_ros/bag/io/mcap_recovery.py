@@ -19,8 +19,8 @@ import numpy as np
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat, Qos
 from rosbags.rosbag2.metadata import parse_qos
 
-from stmem_ros.bag.compression import decompressor
-from stmem_ros.bag.errors import BagError, when
+from stmem_ros.bag.io.compression import decompressor
+from stmem_ros.bag.io.errors import BagError, when
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX, DATA_END = 2, 3, 4, 5, 6, 7, 8, 15

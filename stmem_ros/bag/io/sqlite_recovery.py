@@ -14,7 +14,7 @@ import numpy as np
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat
 from rosbags.rosbag2.metadata import parse_qos
 
-from stmem_ros.bag.errors import BagError, when, why
+from stmem_ros.bag.io.errors import BagError, when, why
 
 DEFINITIONS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 FURTHEST_STEP = 1 << 20

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stmem_ros import __version__
-from stmem_ros.bag.digest import bag_digest
+from stmem_ros.bag.fleet.digest import bag_digest
 from stmem_ros.files import whole_file
 
 _SUFFIX = ".result"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmem_ros.bag.errors import BagError, no_rosbags, why
+from stmem_ros.bag.io.errors import BagError, no_rosbags, why
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -50,7 +50,7 @@ class Bag:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            from stmem_ros.bag.content import Content
+            from stmem_ros.bag.io.content import Content
         except ImportError as error:
             raise no_rosbags(self.path, "reading", error) from error
         self.name = self.path.resolve().name
@@ -108,8 +108,8 @@ class Bag:
         return self._content.messages(self._known(topics))
 
     def in_stamp_order(self, topics: Sequence[str]) -> Generator[Message, None, None]:
-        """In the order of header stamps; `stmem_ros.bag.order` tells what it holds in memory and does not sort."""
-        from stmem_ros.bag.order import in_stamp_order
+        """In the order of header stamps; `stmem_ros.bag.io.order` tells what it holds in memory and does not sort."""
+        from stmem_ros.bag.io.order import in_stamp_order
 
         chosen = self._known(topics) or ()
         return in_stamp_order([self._content.messages([topic]) for topic in chosen], self.notes)

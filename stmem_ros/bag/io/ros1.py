@@ -18,8 +18,8 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag1 import Reader
 
-from stmem_ros.bag.errors import BagError, when, why
-from stmem_ros.bag.typestore import Convert, ros1_converter, ros1_typestores
+from stmem_ros.bag.io.errors import BagError, when, why
+from stmem_ros.bag.io.typestore import Convert, ros1_converter, ros1_typestores
 
 FOREVER = QosTime(9223372036, 854775807)
 LATCHED = Qos(

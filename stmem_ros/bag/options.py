@@ -1,0 +1,30 @@
+"""The options of a stream that the bag commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_stream_arguments(group: argparse._ArgumentGroup) -> None:
+    """`--window`, `--short-side`, `--max-gap` and `--device`, as `StreamConfig` has them."""
+    group.add_argument(
+        "--window",
+        default="causal",
+        choices=["causal", "centered"],
+        help="label a frame from itself and those before it, or from both neighbours (default: %(default)s)",
+    )
+    group.add_argument(
+        "--short-side",
+        metavar="PIXELS",
+        type=int,
+        default=0,
+        help="of the network's image, the lesser; 0 as trained, -1 the camera's (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-gap",
+        metavar="SECONDS",
+        type=float,
+        default=1.0,
+        help="between stamps, above which the window is forgotten (default: %(default)s)",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
