@@ -185,7 +185,7 @@ class BagSource(FrameSource):
 
     def __init__(self, path: Path, topic: str) -> None:
         # It knows SourceError from here.
-        from stmem_ros.bag.reader import Bag
+        from stmem_ros.bag.io.reader import Bag
 
         self.name = str(path)
         self._told: set[str] = set()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stmem_ros.bag.errors import BagError
+from stmem_ros.bag.io.errors import BagError
 
 SLOW_SECONDS = 60.0
 
