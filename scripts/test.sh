@@ -7,6 +7,8 @@ scripts/setup.sh
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+# Two files at a time, each test on one thread: together they take two cores.
+export OMP_NUM_THREADS=1
+python -m pytest -n 2 --dist loadfile "$@"
 # With the libraries that lie aside.
 [ $# -gt 0 ] || PYTHONPATH=.venv/libraries python -m pytest test/libraries

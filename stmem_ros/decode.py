@@ -9,8 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.image_header import HeaderError, read_header
+
 SMALLEST_SIDE = 16
 LARGEST_ASPECT = 10
+# Of compressed images, whose bytes say nothing of the memory (pixels) and the time (scans) that they cost.
+LARGEST_PIXELS = 2**26
+MOST_SCANS = 50
+LONGEST_QUOTE = 60
 
 # Encoding: (channels, OpenCV's conversion to RGB or None where it already is).
 _COLOR = {
@@ -79,20 +85,51 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 
 
 def decode_compressed(message: Any) -> NDArray[np.uint8]:
-    """A sensor_msgs/CompressedImage to `(H, W, 3)` RGB uint8. Raises ImageError."""
-    return decode_encoded(np.frombuffer(message.data, np.uint8), f"of format {message.format!r} ")
+    """A sensor_msgs/CompressedImage, JPEG or PNG, to `(H, W, 3)` RGB uint8. Raises ImageError.
 
-
-def decode_encoded(data: NDArray[np.uint8], kind: str = "") -> NDArray[np.uint8]:
-    """The bytes of an image file (JPEG, PNG, whatever OpenCV reads) to `(H, W, 3)` RGB uint8. Raises ImageError."""
+    Its size is bounded before anything is decoded. It is as the sensor has it: what a JPEG says of its orientation
+    is not followed, since the camera's calibration knows nothing of it.
+    """
+    data = np.frombuffer(message.data, np.uint8)
+    what = f"{data.size} bytes of format {_quoted(message.format)}"
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        header = read_header(data.tobytes())
+    except HeaderError as error:
+        raise ImageError("data", f"{what} are no image that OpenCV can read: this {error}") from error
+    height, width = header.height, header.width
+    _check_size(height, width)
+    if height * width > LARGEST_PIXELS:
+        raise ImageError("size", f"{what} claim to be {width}x{height}; at most {LARGEST_PIXELS} pixels are read")
+    if header.scans > MOST_SCANS:
+        raise ImageError("data", f"{what} have {header.scans} scans; at most {MOST_SCANS} are read")
+    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, what)
+    if image.shape[:2] != (height, width):
+        raise ImageError("data", f"{what} claim to be {width}x{height}, but hold {image.shape[1]}x{image.shape[0]}")
+    return image
+
+
+def decode_encoded(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of an image file (JPEG, PNG, whatever OpenCV reads) to `(H, W, 3)` RGB uint8, as a person sees it.
+
+    Raises ImageError. For the user's own files: what they claim is not bounded.
+    """
+    return _decode(data, cv2.IMREAD_COLOR, f"{data.size} bytes")
+
+
+def _decode(data: NDArray[np.uint8], flags: int, what: str) -> NDArray[np.uint8]:
+    try:
+        image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError("data", f"{data.size} bytes {kind}are no image that OpenCV can read")
+        raise ImageError("data", f"{what} are no image that OpenCV can read")
     _check_size(*image.shape[:2])
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _quoted(text: str) -> str:
+    """What a message calls itself may be of any length; a log line may not."""
+    return repr(text) if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]!r}..."
 
 
 def _check_size(height: int, width: int) -> None:
@@ -139,6 +176,13 @@ def _from_float(pixels: NDArray, encoding: str, big_endian: bool) -> NDArray[np.
 
 def _through_cv_bridge(message: Any) -> NDArray[np.uint8]:
     known = ", ".join(sorted([*_EIGHT_BIT, *_SIXTEEN_BIT, *_FLOAT]))
+    unsupported = f"encoding {_quoted(message.encoding)} is not supported"
+    height, width, size = message.height, message.width, len(message.data)
+    # No encoding has less than a byte a pixel: what is converted is bounded by what came.
+    if size < height * max(message.step, width):
+        raise ImageError(
+            "encoding", f"{unsupported}, nor are {size} bytes enough for {width}x{height}; supported: {known}"
+        )
     try:
         # Imported here: compiled builds crash beside NumPy 2, so only an encoding that needs it pays that risk.
         from cv_bridge import CvBridge
@@ -147,9 +191,9 @@ def _through_cv_bridge(message: Any) -> NDArray[np.uint8]:
     except Exception as error:
         raise ImageError(
             "encoding",
-            f"encoding {message.encoding!r} is not supported, nor could cv_bridge convert it "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); supported: {known}",
+            f"{unsupported}, nor could cv_bridge convert it "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); supported: {known}",
         ) from error
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError("encoding", f"encoding {message.encoding!r} is not supported; supported: {known}")
+    if image.dtype != np.uint8 or image.shape != (height, width, 3):
+        raise ImageError("encoding", f"{unsupported}; supported: {known}")
     return image
