@@ -30,7 +30,7 @@ from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.bag.plan import OUTPUTS, Plan, make_plan
 from stmem_ros.bag.resume import describe, is_finished
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint
-from stmem_ros.streaming import DeviceError, StreamConfig, StreamingSegmenter
+from stmem_ros.streaming import DeviceError, NetworkError, StreamConfig, StreamingSegmenter
 from stmem_ros.streaming.device import PRECISIONS
 
 INCOMPLETE = 3
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     """The command; returns its status. Raises BagError or OSError, KeyboardInterrupt with what the stop means."""
     try:
         return _run(options)
-    except (CheckpointError, DeviceError, torch.cuda.OutOfMemoryError) as error:
+    except (CheckpointError, DeviceError, NetworkError, torch.cuda.OutOfMemoryError) as error:
         raise BagError(why(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command with --resume goes on from there") from None

@@ -12,6 +12,7 @@ from stmem_ros.node.statistics import Persistent
 from stmem_ros.node.stream import Stream
 
 LOOKS_TO_REPORT_LOSS = 10
+FAILURES_TO_REPORT = 10
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -37,6 +38,7 @@ class Facts:
     latency: float
     lost: float
     unstamped: bool
+    failures: int = 0
 
 
 def facts_of(stream: Stream) -> Facts:
@@ -58,6 +60,7 @@ def facts_of(stream: Stream) -> Facts:
         statistics.latency_p99(),
         statistics.lost_share(),
         statistics.stamps_are_zero(),
+        statistics.failures_in_a_row,
     )
 
 
@@ -67,6 +70,15 @@ def judge(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
     publishers = ", ".join(facts.publishers) or "none: is the camera running, is the topic right?"
     no_image = f"no image for {facts.quiet:.0f} s on {topic} (publishers: {publishers})"
     found = []
+    if facts.failures >= FAILURES_TO_REPORT:
+        found.append(
+            Verdict(
+                ERROR,
+                "failing",
+                f"the network failed on the last {facts.failures} frames of {topic}, which have no labels: the log has "
+                "the reason",
+            )
+        )
     if thresholds.watchdog and facts.quiet > thresholds.watchdog:
         found.append(Verdict(ERROR, "stalled", f"the camera is stalled: {no_image}"))
     elif patience and facts.quiet > patience:

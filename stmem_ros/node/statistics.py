@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+# What a frame is rejected for where the network failed on it.
+FAILURE = "failure"
 RECENT = 300
 # Rates are of the last five seconds: room for a camera of 400 Hz.
 RATE_SECONDS = 5.0
@@ -45,6 +47,8 @@ class Statistics:
         self.ignored = 0
         self.unstamped = 0
         self.rejected: collections.Counter[str] = collections.Counter()
+        # Frames on which the network failed since it last labelled one.
+        self.failures_in_a_row = 0
         self.resets: collections.Counter[str] = collections.Counter()
         self._times: collections.deque[FrameTimes] = collections.deque(maxlen=RECENT)
         self._started = clock()
@@ -74,6 +78,7 @@ class Statistics:
     def reject(self, kind: str) -> None:
         with self._lock:
             self.rejected[kind] += 1
+            self.failures_in_a_row += kind == FAILURE
 
     def reset(self, reason: str) -> None:
         with self._lock:
@@ -82,6 +87,7 @@ class Statistics:
     def labels_published(self, times: FrameTimes) -> None:
         with self._lock:
             self.labelled += 1
+            self.failures_in_a_row = 0
             self._times.append(times)
             self._labels.append(self._clock())
 

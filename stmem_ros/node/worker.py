@@ -19,7 +19,7 @@ from stmem_ros.node.mailbox import Letter, Mailbox
 from stmem_ros.node.messages import stamp_from_ns
 from stmem_ros.node.outputs import at_output_size
 from stmem_ros.node.settings import FrameSettings
-from stmem_ros.node.statistics import FrameTimes
+from stmem_ros.node.statistics import FAILURE, FrameTimes
 from stmem_ros.node.stream import Stream
 from stmem_ros.streaming import Segmentation, batches, step_together
 from stmem_ros.streaming.batch import Step
@@ -173,6 +173,6 @@ class Worker:
         """A frame is lost to something that nobody foresaw, and with it the window."""
         if not self._alive():
             raise error
-        self._reject(stream, "failure", f"{type(error).__name__}: {one_line(error)}")
+        self._reject(stream, FAILURE, f"{type(error).__name__}: {one_line(error)}")
         if stream.engine is not None:
             stream.engine.reset()

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from stmem_ros.streaming.segmenter import StreamingSegmenter
 
 
+class NetworkError(Exception):
+    """Logits that are no numbers: one line for a person."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
     """The labels of one frame, with that frame's own image, stamp and frame_id.
@@ -91,8 +95,15 @@ def _step_batch(group: Sequence[Step]) -> list[Segmentation | None]:
 
 
 def finish(frame: StreamFrame, logits: Tensor, confidence: bool) -> Segmentation:
-    """A frame's logits `(1, classes, h, w)` as labels at its size."""
+    """A frame's logits `(1, classes, h, w)` as labels at its size. Raises NetworkError for NaN or infinity."""
+    finite = torch.isfinite(logits).all()
     labels, probability = label_map(logits, (frame.image.shape[0], frame.image.shape[1]), confidence)
+    # Only now: on a GPU the labels have been waited for, and this needs no wait of its own.
+    if not finite:
+        raise NetworkError(
+            f"the network gave NaN or infinity for the frame with stamp {frame.stamp_ns * 1e-9:.3f} s: its weights are "
+            "damaged, or the numbers are too large for float16 (precision:=float32)"
+        )
     return Segmentation(labels, probability, frame.image, frame.stamp_ns, frame.frame_id)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from kill import kill
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
@@ -113,6 +114,9 @@ class Stage:
         process = self._processes.pop(name)
         if process.poll() is not None:
             raise SoakError(f"the {name} had ended by itself with exit code {process.returncode}: {self.said(name)}")
+        if number == signal.SIGKILL:
+            kill(process)
+            return
         process.send_signal(number)
         try:
             process.wait(SECONDS_TO_ANSWER)
@@ -120,7 +124,7 @@ class Stage:
             process.kill()
             process.wait()
             raise SoakError(f"the {name} did not end within {SECONDS_TO_ANSWER:g} s of {number.name}") from None
-        if number == signal.SIGINT and process.returncode:
+        if process.returncode:
             raise SoakError(f"the {name} ended with exit code {process.returncode}: {self.said(name)}")
 
     def said(self, name: str) -> str:
