@@ -85,7 +85,7 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 
 
 def decode_compressed(message: Any) -> NDArray[np.uint8]:
-    """A sensor_msgs/CompressedImage, JPEG or PNG, to `(H, W, 3)` RGB uint8. Raises ImageError.
+    """A sensor_msgs/CompressedImage, JPEG, PNG or WebP, to `(H, W, 3)` RGB uint8. Raises ImageError.
 
     Its size is bounded before anything is decoded. It is as the sensor has it: what a JPEG says of its orientation
     is not followed, since the camera's calibration knows nothing of it.

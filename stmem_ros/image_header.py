@@ -1,4 +1,4 @@
-"""What a JPEG or PNG says of itself, read without decoding it: a few bytes may claim gigabytes, or hours of work."""
+"""What a JPEG, PNG or WebP says of itself, read without decoding: a few bytes may claim gigabytes, or hours of work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import struct
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+WEBP_START, WEBP_KIND = b"RIFF", b"WEBP"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 # Start of frame: those that libjpeg reads are among them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -14,7 +15,7 @@ _SCAN, _END = 0xDA, 0xD9
 
 
 class HeaderError(ValueError):
-    """Bytes that are no whole JPEG or PNG; the reason goes on after `this`."""
+    """Bytes that are no whole JPEG, PNG or WebP; the reason goes on after `this`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,25 @@ def read_header(data: bytes) -> Header:
         if data.rfind(JPEG_END) < scans_from:
             raise HeaderError("is a JPEG that is cut off: its end is missing")
         return Header(height, width, data.count(JPEG_SCAN, scans_from))
-    raise HeaderError("is neither JPEG nor PNG")
+    if data.startswith(WEBP_START) and data[8:12] == WEBP_KIND:
+        return Header(*_webp_size(data), 1)
+    raise HeaderError("is neither JPEG, PNG nor WebP")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Height and width. The sizes of a canvas and of the image in it may differ: OpenCV makes room for the canvas."""
+    if len(data) < 30 or len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise HeaderError("is a WebP that is cut off")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    raise HeaderError("is a WebP of an unknown kind")
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, int]]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from domains import own_domain
 from pixel_base import PixelBase
 
 from stmem_ros.network import BASES
@@ -24,7 +25,7 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> int:
 
     Ask for it before anything that calls `rclpy.init`: the environment is read there.
     """
-    domain = 1 + (os.getpid() + next(_tests)) % 100
+    domain = own_domain(next(_tests))
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     if os.environ.get("ROS_DISTRO") == "humble":
         monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from domains import own_domain
 from pixel_base import PixelBase
 
 from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint
@@ -25,7 +26,7 @@ def own_graphs(domain: int) -> Iterator[None]:
     """The surroundings of a module's tests that share a graph: the base network, and a DDS domain of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "pixels", PixelBase)
-        patch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + domain) % 100))
+        patch.setenv("ROS_DOMAIN_ID", str(own_domain(domain)))
         if os.environ.get("ROS_DISTRO") == "humble":
             patch.setenv("ROS_LOCALHOST_ONLY", "1")
         else:

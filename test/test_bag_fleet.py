@@ -142,7 +142,7 @@ class InstantWorkers:
 def test_the_largest_bags_are_begun_first_and_an_idle_worker_takes_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stmem_ros.bag.fleet.LocalWorkers", InstantWorkers)
+    monkeypatch.setattr("stmem_ros.bag.fleet.run.LocalWorkers", InstantWorkers)
     monkeypatch.setattr(InstantWorkers, "given", [])
     bags = bags_in(tmp_path, *"abcde")
     assert names(run(bags, "2")) == [bag.name for bag in bags]
@@ -220,7 +220,9 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, workers: str, mo
         return pickle.dumps(what).replace(b"vanish", b"absent")
 
     for module in ("workers", "ray_workers"):
-        monkeypatch.setattr(f"stmem_ros.bag.{module}.pickle", SimpleNamespace(dumps=without_it, loads=pickle.loads))
+        monkeypatch.setattr(
+            f"stmem_ros.bag.fleet.{module}.pickle", SimpleNamespace(dumps=without_it, loads=pickle.loads)
+        )
     (bag,) = bags_in(tmp_path, "a")
     with pytest.raises(BagError, match=r"no worker can be started: .*absent") as caught:
         run_fleet(vanish, [Job(bag)], workers, retries=0)

@@ -225,7 +225,15 @@ def test_where_vision_msgs_is_missing_one_warning_says_what_to_install(running: 
     assert len([text for text in running.messages() if "label_info" in text]) == 1
 
 
-def test_qos_overrides_are_taken_and_who_does_not_match_is_named(checkpoint: Path) -> None:
+def test_qos_overrides_are_taken_and_who_does_not_match_is_named(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+
+    def heard(*parts: str) -> bool:
+        said.extend(capfd.readouterr().err.splitlines())
+        return any(all(part in line for part in parts) for line in said)
+
     graph = Graph(
         {
             "checkpoint": str(checkpoint),
@@ -240,9 +248,10 @@ def test_qos_overrides_are_taken_and_who_does_not_match_is_named(checkpoint: Pat
         offered = graph.tester.get_publishers_info_by_topic(labels)[0].qos_profile
         assert offered.reliability == ReliabilityPolicy.BEST_EFFORT
         graph.tester.create_subscription(Image, labels, lambda _: None, QoSProfile(depth=1))
-        graph.wait_message(f"a subscriber of {labels}", "reliability", "tester (reliable", "qos_overrides")
+        wait_for(lambda: heard(f"a subscriber of {labels}", "reliability", "(reliable", "qos_overrides"), "the warning")
         graph.add_camera("image", reliability=ReliabilityPolicy.BEST_EFFORT)
-        graph.wait_message(f"a publisher of {graph.namespace}/image", "tester (best effort)", "reliability to auto")
+        image = f"a publisher of {graph.namespace}/image"
+        wait_for(lambda: heard(image, "(best effort)", "reliability to auto"), "the warning")
         result = graph.set(**{f"qos_overrides.{labels}.publisher.depth": 3})
         assert not result.successful and "read-only" in result.reason
     finally:

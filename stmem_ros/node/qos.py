@@ -20,6 +20,7 @@ except ImportError:
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 Warn = Callable[[str, str], object]
+UNKNOWN = "_NODE_NAME_UNKNOWN_"
 RELIABILITY = "reliability"
 
 
@@ -102,8 +103,9 @@ def _endpoint(info: Any, usual: str = "") -> str:
         words.append(info.topic_type)
     elif not usual:
         words.append(profile.durability.name.lower().replace("_", " "))
-    namespace = info.node_namespace.rstrip("/")
-    return f"{namespace}/{info.node_name} ({', '.join(words)})"
+    # An endpoint may be there before it is known whose it is.
+    name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+    return f"{'a node not known yet' if UNKNOWN in name else name} ({', '.join(words)})"
 
 
 def _policy(event: Any) -> str:
