@@ -217,7 +217,7 @@ def picture_files(height: int, width: int) -> dict[str, bytes]:
 
 FILE_SIZE = (40, 56)
 FILES = picture_files(*FILE_SIZE)
-GOOD_FILES = [name for name in FILES if name.startswith(("jpeg,", "png,")) or name in ("jpeg", "png")]
+GOOD_FILES = [name for name in FILES if name.startswith(("jpeg,", "png,")) or name in ("jpeg", "png", "webp")]
 FORMATS = ["jpeg", "png", "rgb8; jpeg compressed bgr8", "", "tiff", "\n", "x" * 5000]
 CLAIMS = [(60000, 60000), (2**31 - 1, 2**31 - 1), (8193, 8193), (65535, 65535), (0, 56), (57, 40), (15, 15), (2000, 20)]
 
