@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from stmem_ros.network import (
@@ -90,6 +93,33 @@ def test_folded_stf_is_stf(
     query = data.draw(some.integers(0, frames - 1))
     fused = folded.fuse([folded.frame(frame) for frame in window.unbind(1)], query, size)
     torch.testing.assert_close(fused, stf(window, query), **TOLERANCE)
+
+
+class Products(TorchDispatchMode):
+    """Counts batched products whose weights are one matrix, repeated for each token: many times slower than one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = self.repeating = 0
+
+    def __torch_dispatch__(
+        self, function: OpOverload, types: Sequence[type], arguments: tuple[Any, ...] = (), names: Any = None
+    ) -> Any:
+        if function._schema.name in ("aten::bmm", "aten::mm", "aten::addmm"):
+            self.all += 1
+            self.repeating += any(part.dim() == 3 and len(part) > 1 and part.stride(0) == 0 for part in arguments)
+        return function(*arguments, **(names or {}))
+
+
+@pytest.mark.parametrize("cameras", [1, 2])
+@torch.no_grad()
+def test_no_weights_are_repeated_for_each_token(cameras: int) -> None:
+    folded = FoldedSTF(STF(8, STFConfig((4, 3), (6, 6), heads=2, feedforward=6)).eval())
+    with Products() as products:
+        frames = [folded.frame(torch.randn(cameras, 8, 9, 13)) for _ in range(3)]
+        folded.fuse(frames, 2, (9, 13))
+    assert products.all > 10
+    assert not products.repeating
 
 
 @pytest.mark.parametrize("size", [(9, 9), (65, 97), (128, 64)])

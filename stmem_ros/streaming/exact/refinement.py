@@ -48,6 +48,6 @@ class FoldedMAR(nn.Module):
         shares = (x.float() @ self.keys.float() if half else x @ self.keys).softmax(-1).to(x.dtype)
         if self.config.values_per_class == 1:
             shares = shares.unflatten(-1, (-1, self.config.hard_per_class)).sum(-1)
-        x = self.attention_norm(x + F.linear(shares, self.values, self.bias))
-        x = self.feedforward_norm(x + self.feedforward(x)).permute(0, 3, 1, 2)
+        x = self.attention_norm(F.linear(shares, self.values, self.bias).add_(x))
+        x = self.feedforward_norm(self.feedforward(x).add_(x)).permute(0, 3, 1, 2)
         return features + x if self.config.residual else x
