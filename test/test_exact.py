@@ -111,13 +111,14 @@ class Products(TorchDispatchMode):
         return function(*arguments, **(names or {}))
 
 
+@pytest.mark.parametrize("size", [(8, 12), (9, 13)])
 @pytest.mark.parametrize("cameras", [1, 2])
 @torch.no_grad()
-def test_no_weights_are_repeated_for_each_token(cameras: int) -> None:
+def test_no_weights_are_repeated_for_each_token(cameras: int, size: tuple[int, int]) -> None:
     folded = FoldedSTF(STF(8, STFConfig((4, 3), (6, 6), heads=2, feedforward=6)).eval())
     with Products() as products:
-        frames = [folded.frame(torch.randn(cameras, 8, 9, 13)) for _ in range(3)]
-        folded.fuse(frames, 2, (9, 13))
+        frames = [folded.frame(torch.randn(cameras, 8, *size)) for _ in range(3)]
+        folded.fuse(frames, 2, size)
     assert products.all > 10
     assert not products.repeating
 
