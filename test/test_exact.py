@@ -26,7 +26,16 @@ from stmem_ros.network import (
     build_segmenter,
 )
 from stmem_ros.network.bases.pspnet import PSPHead
-from stmem_ros.streaming.exact import FoldedMAR, FoldedSTF, StreamingNetwork, fold_batch_norms, fold_pyramids
+from stmem_ros.streaming.exact import (
+    FoldedMAR,
+    FoldedSTF,
+    FusedConv2d,
+    StreamingNetwork,
+    fold_batch_norms,
+    fold_pyramids,
+    fuse_convolutions,
+    streaming_network,
+)
 
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 CLASSES = 5
@@ -221,10 +230,48 @@ def test_other_sizes_may_follow_one_another(pixel_base: str) -> None:
 def test_the_shipped_networks_labels_stay(query: int) -> None:
     model, _ = load_checkpoint(DEFAULT_CHECKPOINT)
     frames = torch.nn.functional.interpolate(torch.randn(3, 3, 10, 13), (150, 203), mode="bicubic")[None]
-    network = StreamingNetwork(model)
+    network = streaming_network(model, torch.device("cpu"), torch.float32)
     ours, theirs = streamed(network, frames, query), plain(model, frames, query)
     torch.testing.assert_close(ours, theirs, **TOLERANCE)
     assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= 0.9999
+
+
+def folded_base(name: str) -> nn.Module:
+    base = build_base(name).eval().requires_grad_(False)
+    randomise_norms(base)
+    fold_batch_norms(base, torch.zeros(1, 3, 64, 64))
+    return base.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "pspnet_resnet18", "dilation8_vgg16"])
+@torch.inference_mode()
+def test_convolutions_fused_with_their_activations_give_the_same_for_images_of_every_size(name: str) -> None:
+    base = folded_base(name)
+    sizes = [(64, 96), (65, 97), (66, 83), (64, 96)]
+    images = [torch.randn(cameras, 3, *size) for cameras, size in zip((1, 2, 1, 3), sizes, strict=True)]
+    before = [base(image) for image in images]
+    assert fuse_convolutions(base, torch.randn(1, 3, 64, 64))
+    assert sum(isinstance(module, FusedConv2d) for module in base.modules()) > 5
+    for image, features in zip(images, before, strict=True):
+        assert (base(image) - features).abs().max() <= 1e-5 * features.abs().max()
+
+
+@pytest.mark.parametrize("wrong", ["missing", "other figures"])
+@torch.inference_mode()
+def test_a_network_stays_as_it_is_where_fused_convolutions_do_not_work(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    def broken(fused: FusedConv2d, x: Tensor) -> Tensor:
+        if wrong == "missing":
+            raise AttributeError("no _convolution_pointwise")
+        return torch.zeros_like(fused.conv(x))
+
+    base, images = folded_base("efficientnet_lite0"), torch.randn(1, 3, 64, 64)
+    before = base(images)
+    monkeypatch.setattr(FusedConv2d, "forward", broken)
+    assert not fuse_convolutions(base, images)
+    assert torch.equal(base(images), before)
 
 
 @torch.inference_mode()

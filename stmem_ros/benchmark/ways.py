@@ -21,7 +21,7 @@ from stmem_ros.preprocess import Preprocessor, network_size
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_precision
-from stmem_ros.streaming.exact import StreamingNetwork
+from stmem_ros.streaming.exact import StreamingNetwork, streaming_network
 from stmem_ros.streaming.exported import read_export
 from stmem_ros.streaming.window import query_place
 
@@ -191,10 +191,10 @@ class Comparison:
             if setting.export is not None:
                 self.ways[EXPORTED] = EngineWay(exported_engine(setting))
         if "fast" in names:
-            self.network = streaming(model, device, dtype)
+            self.network = streaming_network(model, device, dtype)
             self.ways["fast"] = FastWay(graphed(self.network), query)
         if "base" in names:
-            alone = streaming(VideoSegmenter(model.base, model.classifier), device, dtype)
+            alone = streaming_network(VideoSegmenter(model.base, model.classifier), device, dtype)
             self.ways["base"] = FastWay(graphed(alone), 0)
         self.reference_is_paper_way = dtype == torch.float32
         if "fast" in names and not self.reference_is_paper_way:
@@ -218,10 +218,6 @@ def exported_engine(setting: Setting) -> StreamingSegmenter:
     if (size := read_export(setting.export).size) != setting.size:
         raise BenchmarkError(f"--export {setting.export} was exported for {as_text(size)}, not {as_text(setting.size)}")
     return StreamingSegmenter.from_checkpoint(setting.export, config)
-
-
-def streaming(model: VideoSegmenter, device: torch.device, dtype: torch.dtype) -> StreamingNetwork:
-    return StreamingNetwork(model).to(device, dtype)
 
 
 def graphed(network: StreamingNetwork) -> Streaming:

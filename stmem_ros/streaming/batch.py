@@ -81,17 +81,21 @@ def step_together(steps: Sequence[Step]) -> list[Segmentation | None]:
 def _step_batch(group: Sequence[Step]) -> list[Segmentation | None]:
     network = group[0][0].network
     features = split(network.frame(_joined([prepared.pixels for _, prepared, _ in group])), len(group))
-    for (stream, prepared, _), own in zip(group, features, strict=True):
-        stream.state.push(prepared.frame, own, stream.length)
-    due = [step for step in group if len(step[0].state.waiting) > step[0].delay]
-    if not due:
-        return [None] * len(group)
-    windows = [stream.state.features for stream, _, _ in due]
-    logits = network.predict([join(frames) for frames in zip(*windows, strict=True)], due[0][0].query)
-    found: dict[int, Segmentation] = {}
-    for index, (stream, _, confidence) in enumerate(due):
-        found[id(stream)] = finish(stream.state.waiting.pop(0), logits[index : index + 1], confidence)
-    return [found.get(id(stream)) for stream, _, _ in group]
+    states = [
+        stream.state.after(prepared.frame, own, stream.length)
+        for (stream, prepared, _), own in zip(group, features, strict=True)
+    ]
+    results: list[Segmentation | None] = [None] * len(group)
+    due = [index for index, (stream, _, _) in enumerate(group) if len(states[index].waiting) > stream.delay]
+    if due:
+        windows = [states[index].features for index in due]
+        logits = network.predict([join(frames) for frames in zip(*windows, strict=True)], group[0][0].query)
+        for place, index in enumerate(due):
+            results[index] = finish(states[index].waiting.pop(0), logits[place : place + 1], group[index][2])
+    # Windows move on when nothing can fail any more.
+    for (stream, _, _), state in zip(group, states, strict=True):
+        stream.state = state
+    return results
 
 
 def finish(frame: StreamFrame, logits: Tensor, confidence: bool) -> Segmentation:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stmem_ros.streaming.exact import FrameFeatures, StreamingNetwork
+from stmem_ros.streaming.last_used import LastUsed
 
 _log = logging.getLogger(__name__)
 WARM_UP_RUNS = 3
@@ -51,7 +52,7 @@ class GraphedNetwork:
     def __init__(self, network: StreamingNetwork) -> None:
         self.network = network
         self.window_frames = network.window_frames
-        self._replays: dict[object, Replay] = {}
+        self._replays: LastUsed[object, Replay] = LastUsed(MOST_GRAPHS)
         self._eager = False
         self._kind: FrameFeatures | None = None
 
@@ -80,17 +81,16 @@ class GraphedNetwork:
         if self._eager:
             return function(inputs)
         key = (key, *(tensor.shape for tensor in inputs))
-        replay = self._replays.pop(key, None)
-        if replay is None:
-            while len(self._replays) >= MOST_GRAPHS:
-                del self._replays[next(iter(self._replays))]
-            try:
-                replay = Replay(function, inputs)
-                # It reads them where they are, also when the network has forgotten that size.
-                replay.constants = self.network.constants()
-            except RuntimeError as error:
-                self._eager = True
-                _log.warning("running without CUDA graphs, slower: %s", " ".join(str(error).split()))
-                return function(inputs)
-        self._replays[key] = replay
+        try:
+            replay = self._replays.get(key, lambda: self._capture(function, inputs))
+        except RuntimeError as error:
+            self._eager = True
+            _log.warning("running without CUDA graphs, slower: %s", " ".join(str(error).split()))
+            return function(inputs)
         return replay(inputs)
+
+    def _capture(self, function: Callable[[Tensors], Tensors], inputs: Tensors) -> Replay:
+        replay = Replay(function, inputs)
+        # It reads them where they are, also when the network has forgotten that size.
+        replay.constants = self.network.constants()
+        return replay

@@ -18,7 +18,7 @@ from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
 from stmem_ros.streaming.batch import Prepared, Segmentation, finish, step_together
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_device, resolve_precision
-from stmem_ros.streaming.exact import StreamingNetwork
+from stmem_ros.streaming.exact import StreamingNetwork, streaming_network
 from stmem_ros.streaming.exported import Export, ExportPreprocessor, read_export
 from stmem_ros.streaming.onnx_runtime import OnnxNetwork
 from stmem_ros.streaming.window import ResetReason, StreamFrame, StreamState, query_place
@@ -104,7 +104,7 @@ class StreamingSegmenter:
     def _run_model(self, model: VideoSegmenter) -> None:
         self.device = resolve_device(self.config.device)
         self.dtype = resolve_precision(self.config.precision, self.device)
-        network = StreamingNetwork(model).to(self.device, self.dtype)
+        network = streaming_network(model, self.device, self.dtype)
         self.network = GraphedNetwork(network) if self.device.type == "cuda" else network
         short_side = {0: self.info.short_side, -1: 0}.get(self.config.short_side, self.config.short_side)
         self.preprocess = Preprocessor(self.info.normalization, short_side, self.device, self.dtype)

@@ -71,12 +71,7 @@ class StreamState:
             return ResetReason.FRAME_ID
         return None
 
-    def push(self, frame: StreamFrame, features: FrameFeatures, length: int) -> None:
-        """Append a frame; the first of a stream fills the whole window."""
-        if not self.features:
-            self.features = [features] * length
-        else:
-            self.features = [*self.features[1:], features]
-        self.waiting.append(frame)
-        self.newest = frame
-        self.frames = min(self.frames + 1, length)
+    def after(self, frame: StreamFrame, features: FrameFeatures, length: int) -> StreamState:
+        """The state with a frame more, this one as it is; the first frame of a stream fills the whole window."""
+        window = [*self.features[1:], features] if self.features else [features] * length
+        return StreamState(window, [*self.waiting, frame], frame, min(self.frames + 1, length))

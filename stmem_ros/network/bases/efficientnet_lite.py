@@ -29,14 +29,16 @@ STD = (128.0, 128.0, 128.0)
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding: output ceil(n / stride), the odd pixel padded at the end."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def padding_for(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((top, bottom), (left, right)) for images `(height, width)`."""
         pads = []
-        for size, kernel, stride, dilation in zip(
-            x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
-        ):
-            total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+        for length, kernel, stride, dilation in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
+            total = max((-(-length // stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
             pads.append((total // 2, total - total // 2))
-        (top, bottom), (left, right) = pads
+        return pads[0], pads[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = self.padding_for((x.shape[-2], x.shape[-1]))
         if top == bottom and left == right:
             return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
         x = F.pad(x, (left, right, top, bottom))

@@ -6,7 +6,8 @@ which equation. Weights that change later need a new derivation.
 
 from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
 from stmem_ros.streaming.exact.fusion import FoldedICSA, FoldedSTF
-from stmem_ros.streaming.exact.network import FrameFeatures, StreamingNetwork
+from stmem_ros.streaming.exact.network import FrameFeatures, StreamingNetwork, streaming_network
+from stmem_ros.streaming.exact.onednn import FusedConv2d, fuse_convolutions
 from stmem_ros.streaming.exact.pyramid import FoldedPSPHead, fold_pyramids
 from stmem_ros.streaming.exact.refinement import FoldedMAR
 
@@ -16,7 +17,10 @@ __all__ = [
     "FoldedPSPHead",
     "FoldedSTF",
     "FrameFeatures",
+    "FusedConv2d",
     "StreamingNetwork",
     "fold_batch_norms",
     "fold_pyramids",
+    "fuse_convolutions",
+    "streaming_network",
 ]

@@ -13,8 +13,7 @@ from stmem_ros.network import STF
 from stmem_ros.network.stf import DecoderLayer, EncoderLayer
 from stmem_ros.streaming.exact.attention import FoldedCrossICSA, FoldedICSA, Positions
 from stmem_ros.streaming.exact.layout import Layout
-
-MOST_GRIDS = 8
+from stmem_ros.streaming.last_used import MOST_SIZES, LastUsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +65,29 @@ class FoldedSTF(nn.Module):
         self.encoder = [FoldedEncoderLayer(layer) for layer in stf.encoder]  # type: ignore[arg-type]
         self.decoder = [FoldedDecoderLayer(layer) for layer in stf.decoder]  # type: ignore[arg-type]
         self.layers = nn.ModuleList([*self.encoder, *self.decoder])
-        self._grids: dict[tuple[int, int], GridConstants] = {}
+        self._grids: LastUsed[tuple[int, int], GridConstants] = LastUsed(MOST_SIZES)
 
     def grid(self, size: tuple[int, int]) -> GridConstants:
-        """What is the same for every frame of a size, `(h, w)` cells; kept for some sizes, as several cameras have."""
-        if size not in self._grids:
-            if len(self._grids) == MOST_GRIDS:
-                del self._grids[next(iter(self._grids))]
-            stf = self.stf
-            layout = Layout(size, stf.config.block, stf.config.frames, stf.encoder_position)
-            encoder, decoder = (
-                layout.tokens(stf.positions(encoding, layout.grid))
-                for encoding in (stf.encoder_position, stf.decoder_position)
-            )
-            self._grids[size] = GridConstants(
-                layout,
-                [layer.attention.positions(encoder, encoder) for layer in self.encoder],
-                [layer.own.positions(decoder, decoder) for layer in self.decoder],
-                [layer.cross.positions(decoder, encoder) for layer in self.decoder],
-            )
-        return self._grids[size]
+        """What is the same for every frame of a size, `(h, w)` cells."""
+        return self._grids.get(size, lambda: self._constants(size))
+
+    def _constants(self, size: tuple[int, int]) -> GridConstants:
+        stf = self.stf
+        layout = Layout(size, stf.config.block, stf.config.frames, stf.encoder_position)
+        encoder, decoder = (
+            layout.tokens(stf.positions(encoding, layout.grid))
+            for encoding in (stf.encoder_position, stf.decoder_position)
+        )
+        return GridConstants(
+            layout,
+            [layer.attention.positions(encoder, encoder) for layer in self.encoder],
+            [layer.own.positions(decoder, decoder) for layer in self.decoder],
+            [layer.cross.positions(decoder, encoder) for layer in self.decoder],
+        )
 
     def constants(self) -> list[GridConstants]:
-        """Those that are kept now."""
-        return list(self._grids.values())
+        """What is kept now, for each size."""
+        return self._grids.values()
 
     def frame(self, features: Tensor) -> FrameTokens:
         """What the encoder's first layer makes of a frame's features `(N, C, h, w)`, wherever it stands in a window."""

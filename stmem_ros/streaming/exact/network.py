@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from stmem_ros.network import STF, VideoSegmenter
 from stmem_ros.network.stf import direction, frames_beyond
 from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
-from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens, GridConstants
-from stmem_ros.streaming.exact.pyramid import fold_pyramids
+from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens
+from stmem_ros.streaming.exact.onednn import fuse_convolutions
+from stmem_ros.streaming.exact.pyramid import FoldedPSPHead, fold_pyramids
 from stmem_ros.streaming.exact.refinement import FoldedMAR
 
 TOKEN_FIELDS = dataclasses.fields(FrameTokens)
@@ -73,9 +74,22 @@ class StreamingNetwork(nn.Module):
             features = self.refinement(features)
         return self.classifier(features)
 
-    def constants(self) -> list[GridConstants]:
-        """What `frame` and `predict` made and keep for the sizes they saw."""
-        return [] if self.fusion is None else self.fusion.stf.constants()
+    def constants(self) -> list[object]:
+        """What `frame` and `predict` made and keep for the sizes they saw last."""
+        kept: list[object] = [] if self.fusion is None else list(self.fusion.stf.constants())
+        for module in self.base.modules():
+            if isinstance(module, FoldedPSPHead):
+                kept += module.constants()
+        return kept
+
+
+def streaming_network(model: VideoSegmenter, device: torch.device, dtype: torch.dtype) -> StreamingNetwork:
+    """A `StreamingNetwork` as an engine runs it there."""
+    network = StreamingNetwork(model).to(device, dtype)
+    if device.type == "cpu" and dtype == torch.float32:
+        probe = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+        fuse_convolutions(network.base, probe.contiguous(memory_format=torch.channels_last))
+    return network
 
 
 class StreamingFusion(nn.Module):

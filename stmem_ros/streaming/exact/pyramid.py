@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmem_ros.network.bases.pspnet import PSPHead
+from stmem_ros.streaming.last_used import MOST_SIZES, LastUsed
+
+# How a few cells become an image's rows, `(height, 3 * cells)`, and its columns, `(width, 3 * cells)`.
+Sides = tuple[Tensor, Tensor]
 
 
 def shifted_interpolation(cells: int, size: int) -> Tensor:
@@ -39,7 +43,7 @@ class FoldedPSPHead(nn.Module):
         # (bins, C_in, 3 * 3 * C_out), rows of the kernel first.
         taps = conv.weight[:, own:].unflatten(1, (len(head.pooling.bins), -1)).permute(1, 2, 3, 4, 0)
         self.taps = nn.Parameter(taps.flatten(2).clone(), requires_grad=False)
-        self._interpolations: dict[tuple[int, int], Tensor] = {}
+        self._interpolations: LastUsed[tuple[int, int], list[Sides]] = LastUsed(MOST_SIZES)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """As `PSPHead.forward`."""
@@ -47,19 +51,26 @@ class FoldedPSPHead(nn.Module):
         height, width = x.shape[-2:]
         fused = F.conv2d(x, self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
         channels = fused.shape[3]
-        for index, bins in enumerate(self.pooling.bins):
+        sides = self._interpolations.get((height, width), lambda: self._sides(height, width, x))
+        for index, (bins, (down, across)) in enumerate(zip(self.pooling.bins, sides, strict=True)):
             pooled = self.pooling.levels[index](F.adaptive_avg_pool2d(x, bins)).permute(0, 2, 3, 1)
             # (N, b, b, C) to (N, row of the kernel, b, column of the kernel, b, C).
             cells = (pooled @ self.taps[index]).unflatten(3, (3, 3, channels)).permute(0, 3, 1, 4, 2, 5)
-            rows = self._interpolation(bins, height, x) @ cells.reshape(len(x), 3 * bins, -1)
-            fused = fused + self._interpolation(bins, width, x) @ rows.unflatten(2, (3 * bins, channels))
+            rows = down @ cells.reshape(len(x), 3 * bins, -1)
+            fused = fused + across @ rows.unflatten(2, (3 * bins, channels))
         return F.relu(fused).permute(0, 3, 1, 2)
 
-    def _interpolation(self, cells: int, size: int, like: Tensor) -> Tensor:
-        """`(size, 3 * cells)`."""
-        if (cells, size) not in self._interpolations:
-            self._interpolations[cells, size] = shifted_interpolation(cells, size).flatten(1).to(like)
-        return self._interpolations[cells, size]
+    def constants(self) -> list[list[Sides]]:
+        """What is kept now, for each size."""
+        return self._interpolations.values()
+
+    def _sides(self, height: int, width: int, like: Tensor) -> list[Sides]:
+        """For each number of bins."""
+        down, across = (
+            [shifted_interpolation(bins, size).flatten(1).to(like) for bins in self.pooling.bins]
+            for size in (height, width)
+        )
+        return list(zip(down, across, strict=True))
 
 
 def fold_pyramids(network: nn.Module) -> None:
