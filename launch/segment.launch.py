@@ -10,6 +10,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchDescription
 from stmem_ros.node.transport import large_data_environment
+from stmem_ros.topics import output_topics
 
 SHARE = get_package_share_directory("stmem_ros")
 
@@ -65,9 +66,23 @@ def start(context):
     preset = value("preset")
     if preset and preset not in PRESETS:
         raise ValueError(f"preset:={preset} is not known; there are {', '.join(PRESETS)}")
+    if not os.path.isfile(value("params_file")):
+        # Launch would only warn, and the node run on its defaults.
+        raise ValueError(f"params_file:={value('params_file')} is no file")
     presets = [os.path.join(SHARE, "config", f"{preset}.yaml")] if preset else []
     large_data = value("large_data").lower() in ("true", "1", "yes", "on")
+    shown = output_topics(value("namespace"), "", ["overlay", "color"])
     return [
+        # First: where it is not installed, nothing else has been started.
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
+            # The layout shows the topics of the default namespace.
+            remappings=[(f"/segmentation/{name}", topic) for name, topic in shown.items()],
+            parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
+            condition=IfCondition(value("rviz")),
+        ),
         Node(
             package="stmem_ros",
             executable="segmentation_node",
@@ -80,15 +95,6 @@ def start(context):
             respawn=value("respawn").lower() in ("true", "1", "yes", "on"),
             respawn_delay=2.0,
             output="screen",
-        ),
-        Node(
-            package="rviz2",
-            executable="rviz2",
-            arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
-            # The layout shows the topics of the default namespace.
-            remappings=[(f"/segmentation/{name}", f"/{value('namespace')}/{name}") for name in ("overlay", "color")],
-            parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
-            condition=IfCondition(value("rviz")),
         ),
     ]
 

@@ -15,16 +15,19 @@ from stmem_ros.node.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILE = ROOT / "launch" / "segment.launch.py"
+COMPOSED = ROOT / "launch" / "camera_to_overlay.launch.py"
+# Of config/: the node's own parameters, and an example for Nav2.
+NO_PRESETS = ("segment", "nav2_semantic_layer")
 # Every ROS 2 node has it.
 STANDARD = {"use_sim_time"}
 
 
-def launch_table(name: str) -> list[str]:
-    """The keys of a dictionary at the top of the launch file, read without importing launch."""
-    for statement in ast.parse(LAUNCH_FILE.read_text()).body:
+def launch_table(name: str, file: Path = LAUNCH_FILE) -> list[str]:
+    """The keys of a dictionary at the top of a launch file, read without importing launch."""
+    for statement in ast.parse(file.read_text()).body:
         if isinstance(statement, ast.Assign) and statement.targets[0].id == name:
             return [key.value for key in statement.value.keys]
-    raise AssertionError(f"{LAUNCH_FILE.name} has no {name}")
+    raise AssertionError(f"{file.name} has no {name}")
 
 
 def presets() -> tuple[str, ...]:
@@ -46,6 +49,21 @@ def test_the_launch_file_has_the_documented_arguments() -> None:
     assert arguments == documented
 
 
+def test_the_composed_launch_file_adds_arguments_and_shadows_none_of_those_that_it_passes_on() -> None:
+    own = set(launch_table("LAUNCH_ARGUMENTS", COMPOSED))
+    assert own.isdisjoint({*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")})
+    read = set(re.findall(r'value\(context, "(\w+)"\)', COMPOSED.read_text())) | {"camera", "viewer"}
+    assert read <= own | set(launch_table("LAUNCH_ARGUMENTS"))
+
+
+def test_the_readme_shows_the_composed_launch_file_with_cameras_and_viewers_that_it_knows() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"ros2 launch stmem_ros {COMPOSED.name} camera:=usb_cam viewer:=rqt_image_view" in text
+    cameras = launch_table("CAMERAS", COMPOSED)
+    assert {"usb_cam", "v4l2_camera", "replay"} == set(cameras)
+    assert all(f"`{name}`" in text for name in ("usb_cam", "v4l2_camera", "rqt_image_view", "image_view"))
+
+
 def test_the_parameter_file_has_every_parameter_at_its_default() -> None:
     document = yaml.safe_load((ROOT / "config" / "segment.yaml").read_text())
     assert document["/**"]["ros__parameters"] == {parameter.name: parameter.default for parameter in PARAMETERS}
@@ -59,7 +77,7 @@ def test_every_parameter_in_the_file_has_a_comment_above_it() -> None:
 
 
 def test_presets_are_the_other_files_of_the_folder_and_stand_in_the_readme() -> None:
-    assert {file.stem for file in (ROOT / "config").glob("*.yaml")} == {*presets(), "segment"}
+    assert {file.stem for file in (ROOT / "config").glob("*.yaml")} == {*presets(), *NO_PRESETS}
     documented = re.findall(r"^\| `(\w+)` \| (\d+) \|", section("Presets"), re.MULTILINE)
     assert documented == [(name, str(preset_parameters(name)["short_side"])) for name in presets()]
 

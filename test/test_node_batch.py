@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from stmem_ros.checkpoint import CheckpointInfo, Normalization
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, batches, step_together
+from stmem_ros.streaming.batch import NetworkError
 
 CLASSES = 6
 PERIOD = 66_000_000
@@ -80,3 +83,53 @@ def test_a_cameras_window_holds_its_own_features_alone(pixel_base: str) -> None:
     for tensor in streams[0].state.features[0].tensors():
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     assert all(stream.network is first.network for stream in streams)
+
+
+def states(streams: list[StreamingSegmenter]) -> list[tuple[object, ...]]:
+    return [
+        (
+            id(state.newest),
+            state.frames,
+            [id(frame) for frame in state.features],
+            [id(frame) for frame in state.waiting],
+        )
+        for state in (stream.state for stream in streams)
+    ]
+
+
+@pytest.mark.parametrize("place", ["frame", "predict", "one camera's logits"])
+@pytest.mark.parametrize("window", ["causal", "centered"])
+def test_where_a_pass_fails_no_window_has_moved_and_the_same_frames_can_go_one_by_one(
+    pixel_base: str, monkeypatch: pytest.MonkeyPatch, window: str, place: str
+) -> None:
+    first = engine(pixel_base, window)
+    streams, alone = ([first.sibling() for _ in range(3)] for _ in range(2))
+    random = np.random.default_rng(2)
+    images = [random.integers(0, 256, (64, 80, 3), np.uint8) for _ in range(4)]
+    for index, image in enumerate(images[:3]):
+        step_together([(stream, stream.prepare(image, index * PERIOD), False) for stream in streams])
+        for stream in alone:
+            stream.step(image, index * PERIOD, confidence=False)
+    before = states(streams)
+    network = first.network
+    own = getattr(network, "frame" if place == "frame" else "predict")
+
+    def fail_together(*arguments: Any) -> Any:
+        result = own(*arguments)
+        if place == "one camera's logits":
+            result[1] = torch.nan
+        elif len(result.features if place == "frame" else result) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return result
+
+    steps = [(stream, stream.prepare(images[3], 3 * PERIOD), False) for stream in streams]
+    with monkeypatch.context() as patch:
+        patch.setattr(network, own.__name__, fail_together)
+        with pytest.raises((torch.cuda.OutOfMemoryError, NetworkError)):
+            step_together(steps)
+    assert states(streams) == before
+    for step, stream in zip(steps, alone, strict=True):
+        (result,) = step_together([step])
+        expected = stream.step(images[3], 3 * PERIOD, confidence=False)
+        assert result is not None and expected is not None and result.stamp_ns == expected.stamp_ns
+        np.testing.assert_array_equal(result.labels, expected.labels)

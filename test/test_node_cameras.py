@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
@@ -198,6 +199,61 @@ def test_a_bad_frame_of_one_camera_is_its_own_affair(graph: Graph, gate: Gate) -
         wait_for(lambda name=name: 30 in numbers(graph, name), f"labels of {name}")
     wait_for(lambda: graph.node.streams[1].statistics.rejected["encoding"] == rejected + 1, "the rejection")
     assert not numbers(graph, "left")
+
+
+def send_together(graph: Graph, gate: Gate, frames: dict[str, int]) -> None:
+    """Frames that go into one pass; the gate is open after it."""
+    send_and_wait(graph, "front", 1)
+    wait_for(lambda: gate.passes == [1], "the first frame to be in work")
+    for name, number in frames.items():
+        send_and_wait(graph, name, number)
+    gate.open(1000)
+
+
+def failures(graph: Graph) -> list[int]:
+    return [stream.statistics.rejected["failure"] for stream in graph.node.streams]
+
+
+def test_a_frame_on_which_the_network_fails_costs_no_other_camera_its_own(graph: Graph, gate: Gate) -> None:
+    before = failures(graph)
+
+    def fail_on_white(_: object, inputs: tuple) -> None:
+        if inputs[0].amax() > 0.5:
+            raise RuntimeError("too bright")
+
+    hook = graph.node.model.engine.network.base.register_forward_pre_hook(fail_on_white)
+    try:
+        send_together(graph, gate, {"front": 20, "left": 59, "rear": 22})
+        for name, number in (("front", 20), ("rear", 22)):
+            wait_for(lambda name=name, number=number: number in numbers(graph, name), f"labels of {name}")
+        wait_for(lambda: failures(graph) == [before[0], before[1] + 1, before[2]], "the failure of one camera")
+        assert gate.passes == [1, 3, 1, 1, 1] and numbers(graph, "left") == []
+        wait_for(lambda: graph.node.streams[1].engine.state.newest is None, "the window to be forgotten")
+        assert all(graph.node.streams[place].engine.state.newest is not None for place in (0, 2))
+        send_and_wait(graph, "left", 23)
+        wait_for(lambda: numbers(graph, "left") == [23], "the camera's next frame")
+    finally:
+        hook.remove()
+    assert numbers(graph, "front") == [1, 20] and numbers(graph, "rear") == [22]
+    graph.wait_message("a frame on", "/left", "cannot be segmented: RuntimeError: too bright")
+
+
+def test_frames_that_are_too_many_for_one_pass_are_labelled_one_by_one(graph: Graph, gate: Gate) -> None:
+    before = failures(graph)
+
+    def fail_on_several(_: object, inputs: tuple) -> None:
+        if len(inputs[0]) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = graph.node.model.engine.network.base.register_forward_pre_hook(fail_on_several)
+    try:
+        send_together(graph, gate, {"front": 20, "left": 21, "rear": 22})
+        for index, name in enumerate(NAMES):
+            wait_for(lambda name=name, number=20 + index: number in numbers(graph, name), f"labels of {name}")
+    finally:
+        hook.remove()
+    assert failures(graph) == before and gate.passes == [1, 3, 1, 1, 1]
+    graph.wait_message("fails on 3 cameras' frames together", "CUDA out of memory", "max_batch below 3")
 
 
 def test_cameras_are_switched_off_and_on_while_the_node_runs(graph: Graph) -> None:

@@ -24,11 +24,17 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT  # noqa: E402
 from stmem_ros.node import model as model_module  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
-from stmem_ros.node.model import Loader, Model, resident_mib, sha256_of  # noqa: E402
+from stmem_ros.node.model import Loader, Model, load, resident_mib, sha256_of  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
 from stmem_ros.node.settings import ModelSettings  # noqa: E402
+
+
+def test_a_model_of_the_package_is_known_by_its_name() -> None:
+    settings = ModelSettings("camvid_lite2", "cpu", "float32", "causal", short_side=64)
+    assert load(settings).path == DEFAULT_CHECKPOINT
 
 
 @pytest.fixture(scope="module")

@@ -80,10 +80,14 @@ class Camera:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
-        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
-        self._subscription = create_input(self._node, kind, topic, profile, self._callback, self._warn)
+        self._subscription = create_input(self._node, kind, topic, qos(reliability), self._callback, self._warn)
         self.topic, self._type, self.reliability = topic, kind, reliability
         self._node.get_logger().info(f"subscribed to {topic} ({reliability.name.lower().replace('_', ' ')})")
+
+
+def qos(reliability: ReliabilityPolicy) -> QoSProfile:
+    """The newest image and no other."""
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
 
 
 def candidates(topic: str, transport: str) -> list[tuple[str, type]]:

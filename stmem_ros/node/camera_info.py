@@ -15,6 +15,9 @@ from std_msgs.msg import Header
 
 from stmem_ros.node.camera import COMPRESSED, LOOK_PERIOD
 
+# Best effort takes what either kind of publisher offers.
+QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
 
 def beside(image_topic: str) -> str:
     """The topic of the calibration of the images on a topic, as camera drivers name it."""
@@ -58,9 +61,7 @@ class CameraInfoListener:
     def _look(self) -> None:
         wanted = self._wanted()
         if wanted and self._subscription is None:
-            # Best effort takes what either kind of publisher offers.
-            profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-            self._subscription = self._node.create_subscription(CameraInfo, self.topic, self._on_info, profile)
+            self._subscription = self._node.create_subscription(CameraInfo, self.topic, self._on_info, QOS)
         elif not wanted and self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = self.newest = None

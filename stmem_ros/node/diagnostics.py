@@ -5,11 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.qos import QoSProfile
 
 from stmem_ros.node.health import Verdict
 from stmem_ros.node.live import LiveParameters
 from stmem_ros.node.model import Model
 from stmem_ros.node.stream import THE_STREAM, Stream
+
+TOPIC = "/diagnostics"
+QOS = QoSProfile(depth=10)
+PERIOD_S = 1.0
+THE_MODEL = "model"
+# What the status of a camera says, by key; what is in capitals is filled in.
+STREAM_VALUES = {
+    "frames received": "since the node was configured, as all counts",
+    "frames labelled": "whose labels were published",
+    "frames dropped for newer ones": "that came while the network was busy",
+    "frames ignored while disabled": "by `~/enable` or `enabled_cameras`",
+    "frames rejected": "that could not be segmented, and the log says why",
+    "frames with a stamp of zero": "whose camera driver sets none",
+    "images per second": "that came, in the last five seconds",
+    "labels per second": "that left, in the last five seconds",
+    "rejected for KIND": "of those rejected: `data`, `encoding`, `float`, `size`, `stamp`, `step` of the message, or "
+    "`failure` of the network",
+    "window reset: REASON": "how often a new window was started for it",
+    "latency p50 ms": "from the camera's stamp to the published labels; this and the following over 300 frames",
+    "latency p99 ms": "the same",
+    "wait p50 ms": "until the worker takes the frame",
+    "decode p50 ms": "message to image",
+    "network p50 ms": "image to labels",
+    "publish p50 ms": "labels to messages",
+    "node overhead p50 ms": "decode and publish",
+    "checkpoint": "path of the model",
+    "window": "how much of it is filled with frames of its own",
+    "topic": "that is subscribed to, or would be",
+    "reliability": "of the subscription; `none` while no publisher is known",
+}
+MODEL_VALUES = {
+    "checkpoint": "path of the model",
+    "model": "its file's name",
+    "sha256": "of the file; of an exported folder, of its `model.json`",
+    "classes": "how many",
+    "window": "its mode and length in frames",
+    "device": "where the network runs",
+    "precision": "of its numbers",
+    "memory MiB": "of the node's process",
+    "GPU memory MiB": "that PyTorch has allocated; on a GPU alone",
+    "loading": "the model that is being loaded beside this one; only meanwhile",
+}
 
 
 def node_status(prefix: str, failure: str) -> DiagnosticStatus:
@@ -45,7 +88,7 @@ def model_status(prefix: str, model: Model, live: LiveParameters) -> DiagnosticS
     values = model.describe() | ({"loading": loading.checkpoint or "the package's model"} if loading else {})
     level = DiagnosticStatus.WARN if live.model_failure else DiagnosticStatus.OK
     message = live.model_failure or ("loading another model" if loading else "loaded")
-    return _status(f"{prefix}: model", level, message, str(model.engine.device), values)
+    return _status(f"{prefix}: {THE_MODEL}", level, message, str(model.engine.device), values)
 
 
 def _status(name: str, level: bytes, message: str, hardware: str, values: Mapping[str, str]) -> DiagnosticStatus:

@@ -13,6 +13,10 @@ from std_msgs.msg import Header
 from stmem_ros.labels import LabelSet
 from stmem_ros.node.qos import Warn, create_output
 
+TOPIC = "label_info"
+# Also where the message is not installed.
+TYPE = "vision_msgs/msg/LabelInfo"
+MEANING = "names of the class ids; published again when the model changes; needs vision_msgs"
 QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 MISSING = (
     "label_info is not published, and Nav2's semantic layer needs it: install vision_msgs "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint, read_info
 from stmem_ros.files import one_line
 from stmem_ros.node.settings import ModelSettings
 from stmem_ros.streaming import DeviceError, StreamingSegmenter, resolve_device
@@ -56,7 +56,7 @@ def load(settings: ModelSettings) -> Model:
 
 
 def model_path(settings: ModelSettings) -> Path:
-    return Path(settings.checkpoint or DEFAULT_CHECKPOINT)
+    return find_checkpoint(settings.checkpoint or DEFAULT_CHECKPOINT)
 
 
 def check(settings: ModelSettings) -> None:

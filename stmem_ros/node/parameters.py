@@ -88,8 +88,8 @@ PARAMETERS = (
     Parameter(
         "short_side",
         0,
-        "Images are resized to this height or width, whichever is less, in pixels, before the network sees them; "
-        "0: what the checkpoint was trained at, -1: not at all.",
+        "Images are resized to this height or width, whichever is less, in pixels, before the network sees them, at "
+        "least 64; 0: what the checkpoint was trained at, -1: not at all.",
         range=(-1, 8192),
         of_model=True,
     ),

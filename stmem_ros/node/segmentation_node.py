@@ -35,6 +35,12 @@ from stmem_ros.node.statistics import Complaints
 from stmem_ros.node.stream import Stream, enabled_names, places
 from stmem_ros.node.worker import Worker
 
+# Name: (type, meaning).
+SERVICES = {
+    "~/reset": (Trigger, "forget the window; the next frame starts a new one"),
+    "~/enable": (SetBool, "ignore images, or segment again"),
+}
+
 
 class SegmentationNode(LifecycleNode):
     """Wiring: parameters, one stream a camera, one worker thread, services, diagnostics.
@@ -59,11 +65,12 @@ class SegmentationNode(LifecycleNode):
         # That they are missing.
         self._told = False
         self._live = LiveParameters(self)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, diagnostics.TOPIC, diagnostics.QOS)
         # Steady: health is reported also where simulated time stands still.
-        self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_timer(diagnostics.PERIOD_S, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        callbacks = {"~/reset": self._on_reset, "~/enable": self._on_enable}
+        for name, (kind, _) in SERVICES.items():
+            self.create_service(kind, name, callbacks[name])
         survive_invalid_transitions(self)
 
     # Lifecycle

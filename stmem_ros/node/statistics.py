@@ -12,6 +12,9 @@ import numpy as np
 
 # What a frame is rejected for where the network failed on it.
 FAILURE = "failure"
+# Why a window was started anew, beside what the frames themselves tell (ResetReason).
+ASKED_FOR = "asked for"
+ANOTHER_MODEL = "another model"
 RECENT = 300
 # Rates are of the last five seconds: room for a camera of 400 Hz.
 RATE_SECONDS = 5.0

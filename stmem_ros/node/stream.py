@@ -13,6 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from stmem_ros.node.camera import Camera
 from stmem_ros.node.camera_info import CameraInfoListener, beside
+from stmem_ros.node.label_info import TOPIC as LABEL_INFO
 from stmem_ros.node.label_info import LabelInfoPublisher
 from stmem_ros.node.mailbox import Mailbox
 from stmem_ros.node.messages import stamp_to_ns
@@ -20,7 +21,7 @@ from stmem_ros.node.model import Model
 from stmem_ros.node.outputs import Outputs
 from stmem_ros.node.qos import Warn
 from stmem_ros.node.settings import InputSettings, listed, name_cameras
-from stmem_ros.node.statistics import Statistics
+from stmem_ros.node.statistics import ANOTHER_MODEL, Statistics
 from stmem_ros.streaming import StreamingSegmenter
 
 THE_TOPIC = "image"
@@ -62,7 +63,7 @@ class Stream:
         prefix = f"{place.name}/" if place.name else ""
         self.statistics = Statistics()
         self.outputs = Outputs(node, prefix, warn)
-        self.label_info = LabelInfoPublisher(node, f"{prefix}label_info", messages, warn)
+        self.label_info = LabelInfoPublisher(node, prefix + LABEL_INFO, messages, warn)
         self.engine: StreamingSegmenter | None = None
         self.enabled = True
         self.reset_asked = threading.Event()
@@ -85,7 +86,7 @@ class Stream:
     def use(self, model: Model) -> None:
         """Start a window on this model. Where the node is active, subscribers learn of its classes."""
         if self.engine is not None and self.engine.state.frames:
-            self.statistics.reset("another model")
+            self.statistics.reset(ANOTHER_MODEL)
         self.engine = model.engine.sibling()
         self.label_info.publish(model.engine.info.labels)
 

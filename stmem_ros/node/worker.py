@@ -19,7 +19,7 @@ from stmem_ros.node.mailbox import Letter, Mailbox
 from stmem_ros.node.messages import stamp_from_ns
 from stmem_ros.node.outputs import at_output_size
 from stmem_ros.node.settings import FrameSettings
-from stmem_ros.node.statistics import FAILURE, FrameTimes
+from stmem_ros.node.statistics import ASKED_FOR, FAILURE, FrameTimes
 from stmem_ros.node.stream import Stream
 from stmem_ros.streaming import Segmentation, batches, step_together
 from stmem_ros.streaming.batch import Step
@@ -104,7 +104,7 @@ class Worker:
         if stream.reset_asked.is_set():
             stream.reset_asked.clear()
             engine.reset()
-            stream.statistics.reset("asked for")
+            stream.statistics.reset(ASKED_FOR)
         stamp = message.header.stamp
         if stamp.nanosec >= 1_000_000_000:
             raise ImageError("stamp", f"the stamp has {stamp.nanosec} nanoseconds; a second has 10^9")
@@ -121,14 +121,26 @@ class Worker:
         step = (engine, prepared, stream.outputs.wanted("confidence"))
         return Job(stream, letter, step, taken - letter.arrival, decoded - taken, time.perf_counter() - decoded)
 
-    def _segment(self, jobs: list[Job], settings: FrameSettings) -> None:
+    def _segment(self, jobs: list[Job], settings: FrameSettings) -> bool:
+        """Returns whether the network took all of them. Where it fails on several, it is given them one by one."""
         started = time.perf_counter()
+        failure = ""
         try:
             results = step_together([job.step for job in jobs])
         except Exception as error:
-            for job in jobs:
-                self._fail(job.stream, error)
-            return
+            if len(jobs) == 1 or not self._alive():
+                self._fail(jobs[0].stream, error)
+                return False
+            failure = f"{type(error).__name__}: {one_line(error)}"
+        if failure:
+            # Only here: the error held the memory of the pass that failed.
+            if all([self._segment([job], settings) for job in jobs]):
+                self._complain(
+                    "together",
+                    f"the network fails on {len(jobs)} cameras' frames together, and labels them one by one, which is "
+                    f"slower: {failure}; a max_batch below {len(jobs)} spares the attempt",
+                )
+            return False
         network = time.perf_counter() - started
         done = []
         for job, result in zip(jobs, results, strict=True):
@@ -144,6 +156,7 @@ class Worker:
                 job.stream.outputs.publish_pictures(segmentation, header, self.table, settings)
             except Exception as error:
                 self._fail(job.stream, error)
+        return True
 
     def _publish(
         self, job: Job, result: Segmentation, network: float, settings: FrameSettings

@@ -1,0 +1,176 @@
+"""The launch files start what they say, with real processes; where launch_ros is installed, which PyPI has not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation, not from PyPI")
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+
+from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 90.0
+# What `ros2 launch FILE NAME:=VALUE ...` does.
+RUNNER = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(text.split(":=", 1)) for text in sys.argv[2:]]
+service = LaunchService(argv=sys.argv[2:])
+source = PythonLaunchDescriptionSource(sys.argv[1])
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package as colcon would have installed it, from the source tree."""
+    share, programs = tmp_path / "share", tmp_path / "lib" / "stmem_ros"
+    (share / "ament_index" / "resource_index" / "packages").mkdir(parents=True)
+    (share / "ament_index" / "resource_index" / "packages" / "stmem_ros").touch()
+    (share / "stmem_ros").mkdir()
+    programs.mkdir(parents=True)
+    for name in ("config", "launch", "package.xml"):
+        (share / "stmem_ros" / name).symlink_to(ROOT / name)
+    for name in ("segmentation_node", "replay_node"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stmem_ros.node.{name} "$@"\n')
+        program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("AMENT_PREFIX_PATH")])])
+    monkeypatch.setenv("AMENT_PREFIX_PATH", path)
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    return share / "stmem_ros" / "launch"
+
+
+class Launched:
+    """A launch file in a process of its own, and a listener of one topic."""
+
+    def __init__(self, file: Path, log: Path, topic: str, *arguments: str) -> None:
+        self._log = log
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, args=[])
+        self._node = rclpy.create_node("listener", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self.received: list[Any] = []
+        self._node.create_subscription(Image, topic, self.received.append, 5)
+        with log.open("wb") as out:
+            command = [sys.executable, "-c", RUNNER, str(file), *arguments]
+            self._process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT)
+
+    def pids(self, program: str) -> list[int]:
+        """Of each time that the program was started."""
+        return [int(pid) for pid in re.findall(rf"{program}-\d+\]: process started with pid \[(\d+)", self.log())]
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_received(self, count: int) -> None:
+        deadline = time.monotonic() + SECONDS
+        while len(self.received) < count:
+            assert time.monotonic() < deadline and self._process.poll() is None, self.log()
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Images as a camera has them, small ones."""
+    folder = tmp_path / "film"
+    folder.mkdir()
+    for number in range(20):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), np.full((48, 64, 3), number * 10, np.uint8))
+    return folder
+
+
+@pytest.fixture
+def composed(installed: Path, film: Path, tmp_path: Path) -> Iterator[Launched]:
+    launched = Launched(
+        installed / "camera_to_overlay.launch.py",
+        tmp_path / "launch.log",
+        "/robot/front/overlay",
+        *("camera:=replay", f"source:={film}", "namespace:=/robot/front"),
+        # On top of the preset's.
+        *("preset:=fast", "short_side:=64", "respawn:=true"),
+    )
+    try:
+        yield launched
+    finally:
+        launched.close()
+
+
+def test_a_replayed_camera_is_segmented_and_a_killed_node_comes_back(composed: Launched) -> None:
+    composed.wait_received(3)
+    first = composed.received[0]
+    assert (first.width, first.height, first.encoding) == (64, 48, "rgb8")
+    (node,) = composed.pids("segmentation_node")
+    os.kill(node, signal.SIGKILL)
+    before = len(composed.received)
+    composed.wait_received(before + 3)
+    assert len(composed.pids("segmentation_node")) == 2
+    stamps = [stamp_to_ns(image.header.stamp) for image in composed.received]
+    assert stamps == sorted(stamps)
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "said"),
+    [
+        ("segment.launch.py", ["preset:=quick"], "preset:=quick is not known"),
+        ("segment.launch.py", ["short_side:=low"], "no number of pixels"),
+        ("segment.launch.py", ["params_file:=nowhere.yaml"], "params_file:=nowhere.yaml is no file"),
+        ("camera_to_overlay.launch.py", ["camera:=telescope"], "camera:=telescope is not known"),
+        ("camera_to_overlay.launch.py", ["camera:=none", "viewer:=x"], "viewer:=x is not known"),
+        (
+            "camera_to_overlay.launch.py",
+            ["camera:=none", "camera_params_file:=no"],
+            "camera_params_file:=no is no file",
+        ),
+    ],
+)
+def test_an_argument_that_cannot_be_is_one_line_and_nothing_is_left_running(
+    installed: Path, file: str, arguments: list[str], said: str
+) -> None:
+    command = [sys.executable, "-c", RUNNER, str(installed / file), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1 and said in done.stdout + done.stderr
+    assert "process started" not in done.stdout + done.stderr
+
+
+def test_the_composed_file_shows_the_arguments_of_both(installed: Path) -> None:
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    from launch import LaunchContext
+
+    source = PythonLaunchDescriptionSource(str(installed / "camera_to_overlay.launch.py"))
+    names = [argument.name for argument in source.get_launch_description(LaunchContext()).get_launch_arguments()]
+    assert {"camera", "source", "viewer", "image_topic", "namespace", "preset", "short_side", "respawn"} <= set(names)
+    assert len(names) == len(set(names))
