@@ -164,7 +164,7 @@ def _empty(path: Path, config: SegmenterConfig) -> VideoSegmenter:
 def _load(path: Path, file: Any, config: SegmenterConfig, names: dict[str, str]) -> VideoSegmenter:
     """The network of `config` from the tensors kept in the file, `names` maps the network's names to the file's."""
     expected = {name: tuple(tensor.shape) for name, tensor in _empty(path, config).state_dict().items()}
-    found = {name: tuple(file.get_slice(kept).get_shape()) for name, kept in names.items()}
+    found = {name: file.shape(kept) for name, kept in names.items()}
     _check_tensors(path, expected, found)
     model = build_segmenter(config)
     model.load_state_dict({name: file.get_tensor(kept) for name, kept in names.items()})

@@ -6,38 +6,109 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# As safetensors has it, in bytes; the length of the header stands before it.
+LARGEST_HEADER = 100_000_000
+LENGTH_BYTES = 8
+PIECE = 1 << 20
+
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, survive_power_loss: bool = True) -> Iterator[Path]:
     """A name beside `path` to write to; when the block ends well it is on disk and takes the place of `path`.
 
     What was there stays until then, and stays where writing fails: a kill or a full disk never leaves half a file.
-    Makes the folder. Raises OSError.
+    Without `survive_power_loss` the system may bring it to disk later. Makes the folder. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        if survive_power_loss:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
+class TensorFile:
+    """What a safetensors file holds: the header is read at once, all else when the first tensor is asked for.
+
+    It is read into memory that is this process's own: where a file is mapped, as safetensors does it, whoever cuts it
+    off ends the process (SIGBUS). The memory is freed with the last tensor.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, own: BinaryIO, error_type: type[Exception]) -> None:
+        """`own` becomes the copy. Raises SafetensorError where the header does not fit the file, OSError."""
+        self._path, self._file, self._own, self._error_type = path, file, own, error_type
+        self._before = os.fstat(file.fileno())
+        length = file.read(LENGTH_BYTES)
+        own.write(length)
+        self._header_bytes = LENGTH_BYTES + min(int.from_bytes(length, "little"), LARGEST_HEADER)
+        self._copy_until(min(self._header_bytes, self._before.st_size))
+        # Holes take no memory, and the header is measured against the whole.
+        own.truncate(self._before.st_size)
+        self._tensors: Any = self._open()
+        self._whole = False
+
+    def keys(self) -> list[str]:
+        """The tensors' names."""
+        return list(self._tensors.keys())
+
+    def metadata(self) -> dict[str, str] | None:
+        return self._tensors.metadata()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors.get_slice(name).get_shape())
+
+    def get_tensor(self, name: str) -> Tensor:
+        """On the CPU. The first call reads the file, and raises the `error_type` where it has changed since."""
+        if not self._whole:
+            self._copy_until(self._before.st_size)
+            after = os.fstat(self._file.fileno())
+            if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
+                raise self._error_type(f"{self._path} changed while it was read; load it again")
+            # Again, since what was opened need not see what came later.
+            self._tensors, self._whole = self._open(), True
+        return self._tensors.get_tensor(name)
+
+    def close(self) -> None:
+        """Tensors that were given out stay."""
+        self._tensors = None
+
+    def _open(self) -> Any:
+        self._own.flush()
+        return safe_open(f"/proc/self/fd/{self._own.fileno()}", framework="pt")
+
+    def _copy_until(self, end: int) -> None:
+        """Stops where the file ends before that."""
+        while piece := self._file.read(min(PIECE, max(0, end - self._file.tell()))):
+            self._own.write(piece)
+
+
 @contextlib.contextmanager
-def open_tensors(path: Path, error_type: type[Exception]) -> Iterator[Any]:
-    """A safetensors file for reading; `error_type` with one line where it is missing, damaged or of another kind."""
+def open_tensors(path: Path, error_type: type[Exception]) -> Iterator[TensorFile]:
+    """A safetensors file for reading; `error_type` with one line where it is missing, damaged or of another kind.
+
+    Takes as much memory as the file is large, once a tensor is asked for.
+    """
     try:
         if not path.is_file():
             raise error_type(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
-        with safe_open(path, framework="pt") as file:
-            yield file
+        with path.open("rb") as file, open(os.memfd_create("tensors"), "w+b") as own:
+            opened = TensorFile(path, file, own, error_type)
+            try:
+                yield opened
+            finally:
+                opened.close()
     except SafetensorError as error:
         raise error_type(f"{path} is damaged or no safetensors file: {one_line(error)}") from error
     except OSError as error:

@@ -499,6 +499,8 @@ class TestWhatIsUnusual:
 
         for name in ("one", "two"):
             write_bag(tmp_path / "bags" / name, drive(2))
+        at_once, _ = run(0, tmp_path / "bags", "--truth-topic", TRUTH)
+        (tmp_path / "figures.json").unlink()
         arguments = (tmp_path / "bags", "--truth-topic", TRUTH, "--journal", tmp_path / "journal")
         with monkeypatch.context() as patch:
             patch.setattr(command, "print_summary", stop)
@@ -506,6 +508,7 @@ class TestWhatIsUnusual:
         monkeypatch.setattr("training.bag.evaluator.Evaluator.evaluate", stop)
         found, _ = run(0, *arguments)
         assert [each["bag"] for each in found["sequences"]] == ["one", "two"]
+        assert found["figures"] == at_once["figures"]
 
     def test_truth_that_belongs_to_no_frame_is_told(self, run: Callable[..., tuple[dict, str]], tmp_path: Path) -> None:
         messages = [each for each in drive(4) if each[:2] != (CAMERA, stamp_of(2))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import pickle
@@ -18,10 +19,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from fleet_worker import Worker, vanish
 
 from stmem_ros.bag.fleet.find import find_bags
+from stmem_ros.bag.fleet.journal import Journal
 from stmem_ros.bag.fleet.ray_workers import cluster_address, import_ray
 from stmem_ros.bag.fleet.run import FleetResult, Job, run_fleet, worker_count
 from stmem_ros.bag.fleet.workers import Event, attempt
@@ -205,6 +208,87 @@ def test_a_damaged_journal_costs_time_and_nothing_else(tmp_path: Path) -> None:
     assert names(run([bag], 1, journal=tmp_path / "j")) == ["a.mcap"]
     assert names(run([bag], 1, journal=tmp_path / "j")) == ["a.mcap"]
     assert tries(bag) == 2
+
+
+def test_a_pickle_in_a_journal_is_not_run(tmp_path: Path) -> None:
+    (bag,) = bags_in(tmp_path, "a")
+    witness = tmp_path / "it_ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(witness),)
+
+    run([bag], 1, journal=tmp_path / "j")
+    for file in (tmp_path / "j").iterdir():
+        file.write_bytes(pickle.dumps(Payload()))
+    assert names(run([bag], 1, journal=tmp_path / "j")) == ["a.mcap"] and tries(bag) == 2
+    assert not witness.exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Drive:
+    name: str
+    parts: tuple[Drive, ...] = ()
+    counts: np.ndarray | None = None
+
+
+RESULTS = {
+    "json": [None, True, 3, 0.1, "a\nb", [1, [2]], {"a": {"b": 1}}],
+    "tuples": (1, ("a", [(2.5,)]), ()),
+    "bytes": (b"", bytes(range(256))),
+    "kind": {"kind": "tuple", "items": [1]},
+    "dataclasses": Drive("a", (Drive("b"), Drive("c", (Drive("d"),)))),
+    "large": 2**63 + 1,
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_in_a_journal_is_what_it_was(tmp_path: Path, name: str) -> None:
+    journal = Journal(tmp_path, (Drive,))
+    journal.write("key", RESULTS[name])
+    found, result = journal.read("key")
+    assert found and result == RESULTS[name] and type(result) is type(RESULTS[name])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "float32", "uint8", "bool", ">i4"])
+def test_arrays_in_a_journal_are_what_they_were(tmp_path: Path, dtype: str) -> None:
+    values = (np.arange(24).reshape(2, 3, 4) - 3).astype(dtype)
+    journal = Journal(tmp_path, (Drive,))
+    for array in (values, values.transpose(2, 0, 1), values[:0]):
+        journal.write("key", Drive("a", counts=array))
+        result = journal.read("key")[1].counts
+        np.testing.assert_array_equal(result, array)
+        assert result.dtype == array.dtype and result.shape == array.shape and result.flags.writeable
+
+
+@pytest.mark.parametrize("result", [object(), {1: 2}, {1, 2}, np.array([object()]), Drive("a", (Path("b"),))])
+def test_a_result_that_is_no_plain_data_is_not_written(tmp_path: Path, result: Any) -> None:
+    with pytest.raises(TypeError, match="no plain data"):
+        Journal(tmp_path / "j", (Drive,)).write("key", result)
+    with pytest.raises(TypeError, match="no plain data"):
+        Journal(tmp_path / "j").write("key", Drive("a"))
+    assert not (tmp_path / "j").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"kind": "os.mkdir", "items": {"path": "x"}}',
+        b'{"kind": "array", "dtype": "O", "shape": [1], "base64": "AAAAAAAAAAA="}',
+        b'{"kind": "array", "dtype": "<f8", "shape": [1000000000], "base64": ""}',
+        b'{"kind": "test_bag_fleet.Drive", "items": {"title": "a"}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_journal_that_says_something_else_has_no_result(tmp_path: Path, text: bytes) -> None:
+    journal = Journal(tmp_path, (Drive,))
+    journal.write("key", Drive("a"))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(text)
+    assert journal.read("key") == (False, None)
 
 
 def test_a_bag_that_is_listed_twice_is_an_error(tmp_path: Path) -> None:

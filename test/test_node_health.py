@@ -54,6 +54,34 @@ CASES = {
     "losses are accepted": ({"lost": 0.5}, {"lost_warning": 1.0}, []),
     "two publishers": ({"publishers": ["/a (reliable)", "/b (reliable)"]}, {}, [(WARN, "2 publishers on /camera")]),
     "no stamps": ({"unstamped": True}, {}, [(WARN, "stamp of zero")]),
+    "no labels, which is an error by the rate": (
+        {"unlabelled": 7.0, "rate": 0.0},
+        {"rate_error": 2.0},
+        [(ERROR, "0.0 labels a second of /camera; the limit is 2"), (WARN, "no labels left for 7 s")],
+    ),
+    "no labels, late ones before, and lost images": (
+        {"unlabelled": 7.0, "latency": 3.0, "lost": 0.5},
+        {"latency_error": 2.0, "rate_warning": 15.0},
+        [(ERROR, "the limit is 2"), (WARN, "no labels left"), (WARN, "the limit is 15"), (WARN, "never arrived")],
+    ),
+    "no image, which is an error by the rate": (
+        {"quiet": 6.0, "unlabelled": 6.0, "rate": 0.0},
+        {"rate_error": 2.0},
+        [(ERROR, "the limit is 2"), (WARN, "no image for 6 s")],
+    ),
+    "stalled, and too slow": (
+        {"quiet": 6.0, "rate": 1.0},
+        {"watchdog": 2.0, "rate_warning": 2.0},
+        [(ERROR, "the camera is stalled"), (WARN, "the limit is 2")],
+    ),
+    "everything at once": (
+        {"quiet": 6.0, "unlabelled": 6.0, "rate": 0.0, "failures": 10, "unstamped": True, "publishers": ["/a", "/b"]},
+        {"watchdog": 2.0, "rate_error": 2.0, "latency_warning": 0.1},
+        [
+            *((ERROR, "the network failed on the last 10 frames"), (ERROR, "stalled"), (ERROR, "the limit is 2")),
+            *((WARN, "the limit is 0.1"), (WARN, "2 publishers on /camera"), (WARN, "stamp of zero")),
+        ],
+    ),
     "errors come first": (
         {"unstamped": True, "quiet": 9.0},
         {"watchdog": 1.0},

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from graph import wait_for
 from soak.bounds import MIB, SLACK_S, Label, Record, excess_ages, judge, table
 from soak.measure import Handles, Sample, handles, resident, slope
 
@@ -116,15 +119,67 @@ def test_memory_threads_and_files_are_those_of_the_process() -> None:
     assert found == pytest.approx(3 * MIB, rel=0.1)
 
 
-def test_the_node_keeps_its_bounds_under_everything_that_a_graph_does_to_it(tmp_path: Path, ros_domain: int) -> None:
+@pytest.fixture
+def soak(tmp_path: Path, ros_domain: int) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a soak, which leaves its files in `tmp_path`."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "test"), os.environ.get("PYTHONPATH", "")])
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "soak", *options],
+            env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+
+    return start
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    """Also where its parent has not asked for its exit code, it is over."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_what_a_soak_has_started_ends_with_it(
+    soak: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+) -> None:
+    process = soak("--seconds", "600")
+    started: list[int] = []
+    try:
+        wait_for(lambda: any(file.stat().st_size for file in tmp_path.rglob("*.stamps")), "the camera's first image")
+        started = children(process.pid)
+        assert len(started) == 2
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+        wait_for(lambda: not any(runs(pid) for pid in started), "their end")
+    finally:
+        for pid in filter(runs, [process.pid, *started]):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert said == f"soak: stopped by {number.name} before the end, so nothing was measured\n"
+        assert list(tmp_path.glob("soak*")) == []
+
+
+def test_the_node_keeps_its_bounds_under_everything_that_a_graph_does_to_it(
+    soak: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     figures = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "soak", "--seconds", SECONDS, "--json", str(figures)]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    print(done.stdout)
-    assert done.returncode == 0, f"{done.stderr}\n{done.stdout}"
+    process = soak("--seconds", SECONDS, "--json", str(figures))
+    said, errors = process.communicate()
+    print(said)
+    assert process.returncode == 0, f"{errors}\n{said}"
     document = json.loads(figures.read_text())
     assert document["complaints"] == [] and len(document["resident_bytes"]) >= 10
     assert int(document["figures"]["disturbances: kill node"]["value"]) == 1

@@ -15,13 +15,13 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.encode import write_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
@@ -109,13 +109,13 @@ def write_frames(
     skipped: list[str] = []
     shapes = {}
     for image, pixels in read(images, names, _rgb, skipped):
-        _write_png(frames / names[image], pixels[..., ::-1])
+        write_image(frames / names[image], pixels, survive_power_loss=False)
         shapes[image] = pixels.shape
     image_of = {pairs[image]: image for image in labelled if image in shapes}
     for truth, ids in read(truths, image_of, reader.read, skipped):
         image = image_of.pop(truth)
         require_one_size(shapes[image], ids.shape, _where(truths, truth))
-        _write_png(labels / names[image], ids)
+        write_image(labels / names[image], ids, survive_power_loss=False)
     if not options.keep_unlabelled:
         for image in image_of.values():
             (frames / names[image]).unlink()
@@ -191,10 +191,6 @@ def _where(source: BagSource, index: int) -> str:
 
 def _rgb(message: Any, where: str) -> NDArray[np.uint8]:
     return decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
-
-
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
 def _word(text: str) -> str:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.files import whole_file
+from stmem_ros.encode import write_image
 from training.command import exit_status
 from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, read_image, scan
 
@@ -99,8 +99,7 @@ def extract(film: Path, frames: list[LabelledFrame], spec: DatasetSpec, output: 
             height, width = read_image(wanted[number].image).shape[:2]
             if image.shape[:2] != (height, width):
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            with whole_file(output / frame_name(wanted[number], number, spec)) as partial:
-                partial.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+            write_image(output / frame_name(wanted[number], number, spec), image)
             written += 1
     print(f"{film}: its first frame is number {first}; {sum(shown)} of {len(frames)} labelled frames found in it")
     return sum(shown), written

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from stmem_ros.encode import write_image
 from training.command import exit_status
 
 CLASSES = {
@@ -121,8 +122,8 @@ def write_dataset(root: Path, config: StreetConfig, clips: dict[str, int], seed:
             street_seed = seed * 10_000 + sorted(clips).index(split) * 1_000 + clip
             for number, (image, truth) in enumerate(street(config, street_seed)):
                 name = f"{split}{clip:03d}_{number:06d}.png"
-                cv2.imwrite(str(frames / name), image[..., ::-1])
-                cv2.imwrite(str(labels / name), truth)
+                write_image(frames / name, image, survive_power_loss=False)
+                write_image(labels / name, truth, survive_power_loss=False)
     document = {
         "classes": [{"name": name, "color": list(color)} for name, color in CLASSES.items()],
         "frames": "{split}",

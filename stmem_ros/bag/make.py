@@ -23,6 +23,7 @@ from stmem_ros.bag.io.reader import COMPRESSED_IMAGE, IMAGE
 from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.bag.messages import CAMERA_INFO, MessageMaker, Stamp
 from stmem_ros.decode import ImageError, decode_encoded
+from stmem_ros.encode import EncodeError, encode_image
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.sources import DEFAULT_RATE, IMAGE_SUFFIXES, SourceError, image_files
 
@@ -127,7 +128,10 @@ class FrameMessages(MessageMaker):
             return size, self.image(image, "rgb8", stamp, self._frame_id)
         if path.suffix.lower() not in OWN_SUFFIXES[self._kind]:
             settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if self._kind == "jpeg" else []
-            data = cv2.imencode(f".{self._kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1]
+            try:
+                data = encode_image(image, f".{self._kind}", settings)
+            except EncodeError as error:
+                raise BagError(f"{path} cannot go into the bag: {why(error)}") from error
         # As image_transport writes it.
         name = f"rgb8; {self._kind} compressed bgr8"
         return size, self._serialize(COMPRESSED_IMAGE, stamp, self._frame_id, format=name, data=data)

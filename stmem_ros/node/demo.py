@@ -91,6 +91,9 @@ def run_demo(
                 f"the replay node did not say how many frames it published, {time.monotonic() - started:.0f} s in"
             )
         sent = int(published[1])
+    except OSError:
+        recorder.discard()
+        raise
     finally:
         observer.close()
         recorder.finish()

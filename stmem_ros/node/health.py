@@ -92,8 +92,7 @@ def judge(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
                 "or the network is too slow",
             )
         )
-    else:
-        found += _limits(facts, thresholds)
+    found += _limits(facts, thresholds)
     if len(facts.publishers) > 1:
         found.append(
             Verdict(
@@ -116,7 +115,7 @@ def judge(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
 
 
 def _limits(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
-    """Rates and latencies of a stream that flows."""
+    """Rates, latencies and losses beyond what the thresholds allow."""
     found: list[Verdict] = []
     for level, most, least in (
         (ERROR, thresholds.latency_error, thresholds.rate_error),

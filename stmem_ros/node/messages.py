@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from stmem_ros.encode import encode_image
+
 # The least effort: label images are flat, and more makes them hardly smaller.
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
@@ -42,13 +44,13 @@ def to_image_msg(image: NDArray[np.uint8], encoding: str, header: Header) -> Ima
 
 def to_png_msg(image: NDArray[np.uint8], header: Header) -> CompressedImage:
     """`(H, W)` as a lossless PNG, its format as image_transport writes it."""
-    data = cv2.imencode(".png", image, PNG_OPTIONS)[1]
+    data = encode_image(image, ".png", PNG_OPTIONS)
     return CompressedImage(header=header, format="mono8; png compressed ", data=to_array(data))
 
 
 def to_jpeg_msg(image: NDArray[np.uint8], quality: int, header: Header) -> CompressedImage:
     """`(H, W, 3)` RGB as a JPEG of quality 1 to 100."""
-    data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    data = encode_image(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=to_array(data))
 
 

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.encode import write_image
 from stmem_ros.labels import LabelSet
 from stmem_ros.video import TimedVideo, legend
 
 SHEET_COLUMNS, SHEET_ROWS, TILE_WIDTH = 3, 4, 480
-LABEL_NAME = re.compile(r"\d{6}_-?\d+\.png")
+# Also what a recorder that was killed was writing.
+LABEL_NAME = re.compile(r"\d{6,}_-?\d+\.png|\.\d{6,}_-?\d+\.png\.\d+\.partial")
 PRODUCTS = ("overlay.mp4", "contact_sheet.png", "report.json")
 
 
@@ -46,14 +48,14 @@ class Recorder:
             path.unlink(missing_ok=True)
 
     def add_labels(self, labels: NDArray[np.uint8], stamp_ns: int, arrival_ns: int) -> None:
-        """Write one label image `(H, W)` as PNG, named by its place among the labels and its stamp."""
+        """Write one label image `(H, W)` as PNG, named by its place among the labels and its stamp. Raises OSError."""
         self.latencies_ms.append((arrival_ns - stamp_ns) * 1e-6)
         self.stamps.append(stamp_ns)
         name = f"{len(self.stamps):06d}_{stamp_ns}.png"
-        cv2.imwrite(str(self.folder / "labels" / name), labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        write_image(self.folder / "labels" / name, labels, [cv2.IMWRITE_PNG_COMPRESSION, 1], survive_power_loss=False)
 
     def add_overlay(self, overlay: NDArray[np.uint8], stamp_ns: int) -> None:
-        """Append one overlay `(H, W, 3)` RGB to the video."""
+        """Append one overlay `(H, W, 3)` RGB to the video. Raises VideoError."""
         self._video.add(overlay, stamp_ns)
         if self._overlays % self._tile_every == 0:
             height = round(TILE_WIDTH * overlay.shape[0] / overlay.shape[1])
@@ -64,10 +66,15 @@ class Recorder:
         self._overlays += 1
 
     def finish(self) -> None:
-        """Close the video and write the contact sheet."""
+        """Close the video and write the contact sheet. Raises OSError."""
         self._video.close()
         if self._tiles:
-            cv2.imwrite(str(self.folder / "contact_sheet.png"), self._contact_sheet()[..., ::-1])
+            write_image(self.folder / "contact_sheet.png", self._contact_sheet())
+
+    def discard(self) -> None:
+        """Where the recording has failed: no video and no contact sheet; the label images stay."""
+        self._video.discard()
+        self._tiles.clear()
 
     def _contact_sheet(self) -> NDArray[np.uint8]:
         count = min(SHEET_COLUMNS * SHEET_ROWS, len(self._tiles))

@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from stmem_ros.encode import EncodeError, encode_image
 from stmem_ros.node.messages import stamp_from_ns, to_array, to_image_msg
 from stmem_ros.sources import DEFAULT_RATE, Frame, SourceError, open_source
 
@@ -135,8 +136,7 @@ class ReplayNode(Node):
         header = Header(frame_id=self._config.frame_id, stamp=stamp_from_ns(frame.stamp_ns))
         if self._config.transport == "raw":
             return to_image_msg(image, "rgb8", header)
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        jpeg = encode_image(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=to_array(jpeg))
 
     def _wait_for_subscriber(self) -> None:
@@ -189,10 +189,10 @@ def main(args: list[str] | None = None) -> int:
         node = ReplayNode(stopping)
     except (SourceError, ParameterException, ValueError, RuntimeError) as error:
         return _fail(error)
-    failure = None
+    failure: Exception | None = None
     try:
         node.run()
-    except SourceError as error:
+    except (SourceError, EncodeError) as error:
         failure = error
     node.get_logger().info(f"published {node.published} frames")
     node.destroy_node()

@@ -11,10 +11,12 @@ import collections
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import FrameType
 
 from soak.bounds import Record, judge, table
 from soak.disturbances import CYCLE, PROCESS_RESTARTS, Disturbance, SwapModel
@@ -30,6 +32,20 @@ SHORT_SIDE = 240
 WARM_S, SETTLE_S = 2.0, 10.0
 # Of the time, at least, for what comes after warm-up.
 MEASURED_SHARE = 0.5
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """By a signal, its argument."""
+
+
+def stop(number: int, _: FrameType | None) -> None:
+    """Ends what was started; whoever cannot wait for that says it again."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_DFL)
+    raise Stopped(signal.Signals(number))
 
 
 def least(stage: Stage, seconds: float, enough: Handles | None = None) -> Handles:
@@ -114,12 +130,18 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", OWN_DOMAIN)
+    for number in STOPPING:
+        signal.signal(number, stop)
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         try:
             record = soak(Path(folder), options.seconds, options.pause)
         except SoakError as error:
             print(f"soak: {error}", file=sys.stderr)
             return 1
+        except Stopped as stopped:
+            (number,) = stopped.args
+            print(f"soak: stopped by {number.name} before the end, so nothing was measured", file=sys.stderr)
+            return 128 + number
     rows = judge(record)
     print(table(rows))
     if options.json:

@@ -89,7 +89,7 @@ class Stage:
     def start_node(self) -> None:
         self.life += 1
         settings = [word for name, value in self._parameters.items() for word in ("-p", f"{name}:={value}")]
-        module = ["-m", "stmem_ros.node.segmentation_node", "--ros-args"]
+        module = ["stmem_ros.node.segmentation_node", "--ros-args"]
         self._start("node", [*module, "-r", f"__ns:={NAMESPACE}", *settings])
 
     def start_camera(self) -> None:
@@ -102,10 +102,10 @@ class Stage:
             "--reliability": ("best_effort", "reliable")[self._cameras % 2],
         }
         size = ["--size", *map(str, self.size)]
-        self._start("camera", ["-m", "soak.camera", *(word for pair in options.items() for word in pair), *size])
+        self._start("camera", ["soak.camera", *(word for pair in options.items() for word in pair), *size])
 
     def _start(self, name: str, arguments: list[str]) -> None:
-        command = [sys.executable, *arguments]
+        command = [sys.executable, "-m", "soak.child", str(os.getpid()), *arguments]
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ALLOCATOR)
 

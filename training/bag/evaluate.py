@@ -30,7 +30,7 @@ from stmem_ros.streaming import DeviceError
 from training.bag.bootstrap import compare
 from training.bag.evaluator import evaluate_bag, label_set
 from training.bag.provenance import about, identity
-from training.bag.result import Evaluation, SequenceResult
+from training.bag.result import RESULT_TYPES, Evaluation, SequenceResult
 from training.bag.settings import EvaluationError, EvaluationSettings
 from training.bag.summary import document, print_summary, problems
 from training.command import require_writable
@@ -140,6 +140,7 @@ def _run(options: argparse.Namespace) -> int:
             [Job(bag, settings) for bag in bags],
             options.workers,
             journal=options.journal,
+            types=RESULT_TYPES,
             identity=identity(settings),
             gpus_per_worker=options.gpus_per_worker,
         )

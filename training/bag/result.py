@@ -124,6 +124,10 @@ class SequenceResult:
         return added(block.sums for block in self.blocks)
 
 
+# All that a SequenceResult is made of.
+RESULT_TYPES = (SequenceResult, FrameScore, Block, Sums, Shot)
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """How much higher a figure of FIGURE_NAMES is with network `second` than with `first`, in percentage points.

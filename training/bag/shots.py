@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stmem_ros.encode import encode_image
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from training.bag.frames import Labelled
 from training.bag.result import Shot
@@ -138,4 +139,4 @@ def smaller(image: NDArray[np.uint8], size: tuple[int, int], interpolation: int)
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
     """Of `(H, W, 3)` RGB."""
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    return encode_image(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]).tobytes()

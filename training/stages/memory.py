@@ -252,7 +252,7 @@ def _read_tensors(path: Path, file: Any, document: dict[str, Any]) -> dict[str, 
     for name, shape in expected.items():
         if name not in found:
             raise MemoryBankError(f"{path} lacks tensor {name}")
-        there = tuple(file.get_slice(name).get_shape())
+        there = file.shape(name)
         if there != shape:
             raise MemoryBankError(f"{path} has {name} of shape {there}; its header asks for {shape}")
     tensors = {name: file.get_tensor(name) for name in expected}

@@ -37,7 +37,7 @@ def check_backbone(path: Path, base: str, wanted: Mapping[str, Shape]) -> None:
     """Raises WeightsError, naming a tensor, where the file is not the backbone of `base`, tensors `wanted`."""
     with open_tensors(path, WeightsError) as file:
         owner = _owner(path, file)
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        found = {name: file.shape(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     misfit = f"{path} is the backbone of {owner}, which does not fit into {base}"
     for name, shape in wanted.items():
         if not is_counter(name) and name not in found:

@@ -6,35 +6,38 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pickle
 from pathlib import Path, PurePath
 from typing import Any
 
 from stmem_ros import __version__
 from stmem_ros.bag.fleet.digest import bag_digest
+from stmem_ros.bag.fleet.plain import Plain
 from stmem_ros.files import whole_file
 
 _SUFFIX = ".result"
 
 
 class Journal:
-    """Results by key in a folder, which is made with the first of them. Each is there whole or not at all."""
+    """Results by key in a folder, which is made with the first of them. Each is there whole or not at all.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    They are plain data and dataclasses of `types`. Reading one runs nothing from the folder.
+    """
+
+    def __init__(self, folder: Path, types: tuple[type, ...] = ()) -> None:
+        self.folder, self._plain = folder, Plain(types)
 
     def read(self, key: str) -> tuple[bool, Any]:
         """Whether there is a result, and the result; one that cannot be read is none."""
         try:
-            with self._path(key).open("rb") as file:
-                return True, pickle.load(file)
-        except Exception:  # what pickle raises of classes that have changed is not to be foreseen
+            return True, self._plain.loads(self._path(key).read_bytes())
+        except Exception:  # what dataclasses raise whose fields have changed is not to be foreseen
             return False, None
 
-    def write(self, key: str, pickled: bytes) -> None:
-        """Raises OSError."""
+    def write(self, key: str, result: Any) -> None:
+        """Raises OSError, TypeError for a result that is no plain data."""
+        data = self._plain.dumps(result)
         with whole_file(self._path(key)) as partial:
-            partial.write_bytes(pickled)
+            partial.write_bytes(data)
 
     def clear(self) -> None:
         """Forget everything; what others have put into the folder stays."""

@@ -86,6 +86,7 @@ def run_fleet(
     workers: str | int = 1,
     *,
     journal: Path | None = None,
+    types: tuple[type, ...] = (),
     identity: str = "",
     retries: int = 2,
     gpus_per_worker: float = 1.0,
@@ -100,6 +101,7 @@ def run_fleet(
             on a Ray cluster. An idle worker takes the largest bag that is left.
         journal: a folder for finished results; where it has one of a job, that job is not done again. It stays
             until the result's `forget`.
+        types: the dataclasses that results for a journal are made of, beside plain data (`Plain`).
         identity: what else results depend on, such as the checkpoint's SHA-256.
         retries: how often a bag whose worker died is given to another, before that is its failure.
         gpus_per_worker: of a Ray cluster.
@@ -107,7 +109,7 @@ def run_fleet(
     Raises BagError for a bag that is listed twice, and where workers cannot be had; KeyboardInterrupt, with what the
     stop means, on Ctrl-C. No process is left behind, and what was finished is in the journal.
     """
-    run = _Run(function, jobs, None if journal is None else Journal(journal), identity)
+    run = _Run(function, jobs, None if journal is None else Journal(journal, types), identity)
     kind, _, number = str(workers).partition(":")
     try:
         with run.bar:
@@ -166,9 +168,11 @@ class _Run:
         """Raises OSError where the journal cannot be written."""
         assert index not in self._results and index not in self._failures
         if outcome.failure is None:
+            # From this run's own processes.
+            result = pickle.loads(outcome.pickled)
             if self.journal is not None:
-                self.journal.write(self._keys[index], outcome.pickled)
-            self._results[index] = pickle.loads(outcome.pickled)
+                self.journal.write(self._keys[index], result)
+            self._results[index] = result
         else:
             self._failures[index] = Failure(self.jobs[index].bag, outcome.failure)
             self._tell(self._failures[index])
