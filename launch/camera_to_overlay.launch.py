@@ -13,8 +13,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
+from stmem_ros.node.camera_info import beside
 from stmem_ros.node.transport import large_data_environment
-from stmem_ros.topics import output_topics
+from stmem_ros.topics import camera_names, output_topics
 
 SEGMENT = os.path.join(get_package_share_directory("stmem_ros"), "launch", "segment.launch.py")
 
@@ -41,7 +42,7 @@ LAUNCH_ARGUMENTS = {
     "viewer": (
         NONE,
         "rqt_image_view or image_view (from apt: ros-$ROS_DISTRO-rqt-image-view, ros-$ROS_DISTRO-image-view) shows the "
-        "overlay; none: nothing does, and none is computed.",
+        "overlay, of several cameras the first one's; none: nothing does, and none is computed.",
     ),
 }
 
@@ -81,6 +82,9 @@ def start(context):
     actions = []
     if camera != NONE:
         package, executable, image, device = CAMERAS[camera]
+        topic = value(context, "image_topic")
+        # A driver's other topics stay beside its images.
+        remappings = [(image, topic), (f"{image}/compressed", f"{topic}/compressed"), ("camera_info", beside(topic))]
         parameters = {device: value(context, "source")}
         if camera == "replay":
             parameters |= {"loop": True, "wait_for_subscriber": True}
@@ -92,13 +96,15 @@ def start(context):
                 name="camera",
                 namespace="camera",
                 parameters=[parameters, *filter(None, [value(context, "camera_params_file")])],
-                remappings=[(image, value(context, "image_topic"))],
+                remappings=remappings,
                 additional_env=large_data_environment(os.environ) if large_data else {},
                 output="screen",
             )
         )
     if viewer != NONE:
-        overlay = output_topics(value(context, "namespace"), "", ["overlay"])["overlay"]
+        # Of several cameras the first.
+        topics = [topic.strip() for topic in value(context, "image_topics").split(",") if topic.strip()] or [""]
+        overlay = output_topics(value(context, "namespace"), camera_names(topics)[topics[0]], ["overlay"])["overlay"]
         actions.append(
             Node(
                 package=viewer,

@@ -10,7 +10,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchDescription
 from stmem_ros.node.transport import large_data_environment
-from stmem_ros.topics import output_topics
+from stmem_ros.topics import camera_names, output_topics
 
 SHARE = get_package_share_directory("stmem_ros")
 
@@ -43,7 +43,10 @@ LAUNCH_ARGUMENTS = {
         "true: Fast DDS settings under which large best-effort images arrive. The camera's process needs them too, "
         "and so does everyone on another host. Without effect where Fast DDS is not used or is configured already.",
     ),
-    "rviz": ("false", "true: show colours and overlay in RViz, which must be installed (rviz2)."),
+    "rviz": (
+        "false",
+        "true: show colours and overlay, of several cameras the first one's, in RViz, which must be installed (rviz2).",
+    ),
 }
 
 
@@ -71,7 +74,9 @@ def start(context):
         raise ValueError(f"params_file:={value('params_file')} is no file")
     presets = [os.path.join(SHARE, "config", f"{preset}.yaml")] if preset else []
     large_data = value("large_data").lower() in ("true", "1", "yes", "on")
-    shown = output_topics(value("namespace"), "", ["overlay", "color"])
+    # Of several cameras the first.
+    topics = given.get("image_topics") or [value("image_topic")]
+    shown = output_topics(value("namespace"), camera_names(topics)[topics[0]], ["overlay", "color"])
     return [
         # First: where it is not installed, nothing else has been started.
         Node(

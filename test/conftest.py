@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +14,18 @@ import pytest
 import torch
 from domains import own_domain
 from pixel_base import PixelBase
+from shared_memory import remove_left
 
 from stmem_ros.network import BASES
 
 _tests = itertools.count()
+_started = time.time()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # Of several processes only the one that the others worked for.
+    if not hasattr(session.config, "workerinput"):
+        remove_left(_started)
 
 
 @pytest.fixture

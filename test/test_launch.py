@@ -53,7 +53,7 @@ def test_the_composed_launch_file_adds_arguments_and_shadows_none_of_those_that_
     own = set(launch_table("LAUNCH_ARGUMENTS", COMPOSED))
     assert own.isdisjoint({*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")})
     read = set(re.findall(r'value\(context, "(\w+)"\)', COMPOSED.read_text())) | {"camera", "viewer"}
-    assert read <= own | set(launch_table("LAUNCH_ARGUMENTS"))
+    assert read <= own | {*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")}
 
 
 def test_the_readme_shows_the_composed_launch_file_with_cameras_and_viewers_that_it_knows() -> None:

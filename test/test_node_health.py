@@ -50,6 +50,7 @@ CASES = {
     "far too late": ({}, {"latency_warning": 0.05, "latency_error": 0.1}, [(ERROR, "the limit is 0.1")]),
     "slow": ({}, {"rate_warning": 15.0}, [(WARN, "10.0 labels a second of /camera; the limit is 15")]),
     "far too slow": ({}, {"rate_warning": 15.0, "rate_error": 12.0}, [(ERROR, "the limit is 12")]),
+    "too early to call it slow": ({"rate": None}, {"rate_error": 12.0}, []),
     "frames are lost": ({"lost": 0.5}, {}, [(WARN, "50% of the images on /camera never arrived")]),
     "losses are accepted": ({"lost": 0.5}, {"lost_warning": 1.0}, []),
     "two publishers": ({"publishers": ["/a (reliable)", "/b (reliable)"]}, {}, [(WARN, "2 publishers on /camera")]),

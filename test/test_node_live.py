@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +25,28 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT  # noqa: E402
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError  # noqa: E402
 from stmem_ros.node import model as model_module  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
 from stmem_ros.node.model import Loader, Model, load, resident_mib, sha256_of  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
 from stmem_ros.node.settings import ModelSettings  # noqa: E402
+from stmem_ros.streaming import StreamingSegmenter  # noqa: E402
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "replaced.safetensors"
+    path.write_bytes((folder / "gray.safetensors").read_bytes())
+    from_checkpoint = StreamingSegmenter.from_checkpoint
+
+    def replaced(*arguments: Any) -> StreamingSegmenter:
+        engine = from_checkpoint(*arguments)
+        path.write_bytes((folder / "shifted.safetensors").read_bytes())
+        return engine
+
+    monkeypatch.setattr(StreamingSegmenter, "from_checkpoint", replaced)
+    with pytest.raises(CheckpointError, match=r"replaced.safetensors changed while it was loaded"):
+        load(ModelSettings(str(path), "cpu", "float32", "causal", short_side=64))
 
 
 def test_a_model_of_the_package_is_known_by_its_name() -> None:
@@ -188,6 +205,14 @@ OTHER = {str: "another", int: 3, bool: False, list: ["another"]}
 FIXED = {"image_transport": "raw", "reliability": "best_effort"}
 
 
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter.name)
+def test_ranges_are_of_the_types_that_every_ros_2_takes(parameter: Any) -> None:
+    descriptor = parameter.descriptor()
+    for kind, ranges in ((float, descriptor.floating_point_range), (int, descriptor.integer_range)):
+        for values in ranges:
+            assert type(values.from_value) is type(values.to_value) is kind
+
+
 @pytest.mark.parametrize("name", [parameter.name for parameter in PARAMETERS if parameter.fixed])
 def test_what_cannot_change_is_refused_with_the_reason(graph: Graph, name: str) -> None:
     (parameter,) = (parameter for parameter in PARAMETERS if parameter.name == name)
@@ -204,6 +229,9 @@ def test_what_cannot_change_is_refused_with_the_reason(graph: Graph, name: str) 
         ({"device": "toaster"}, "toaster"),
         ({"precision": "float16", "device": "cpu"}, "float16 needs a GPU"),
         ({"short_side": 5}, "at least 64"),
+        # Nothing that a file system says may reach the executor.
+        ({"checkpoint": "a" * 300}, "File name too long"),
+        ({"checkpoint": "a" * 300 + "/model"}, "File name too long"),
         ({"output_scale": 2.0}, "range"),
     ],
 )

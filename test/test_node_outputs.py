@@ -16,8 +16,9 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from graph import Graph, pixels, wait_for  # noqa: E402
 from gray import gray_frame, own_graphs, save_gray  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from stmem_ros.labels import LabelSet  # noqa: E402
@@ -223,6 +224,42 @@ def test_label_info_is_latched_and_published_again_when_the_model_changes(
 def test_where_vision_msgs_is_missing_one_warning_says_what_to_install(running: Graph) -> None:
     assert "vision-msgs" in running.wait_message("label_info", "Nav2")
     assert len([text for text in running.messages() if "label_info" in text]) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("image.subscription.reliability", "it must be one of reliable, best_effort"),
+        # Where images will come from is not known when the node is activated.
+        ("image/compressed.subscription.reliability", "it must be one of reliable, best_effort"),
+        ("image/compressed.subscription.history", "Unexpected QoS override"),
+    ],
+)
+def test_an_override_that_is_none_is_explained_and_the_node_lives(checkpoint: Path, override: str, said: str) -> None:
+    graph = Graph({"checkpoint": str(checkpoint), f"qos_overrides.{{ns}}/{override}": "keep_lats"})
+    try:
+        assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        if graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS:
+            graph.add_camera("image", CompressedImage, "/compressed")
+        graph.wait_message("cannot subscribe", said)
+        # Whoever asks gets an answer.
+        assert graph.set(overlay_alpha=0.25).successful
+    finally:
+        graph.close()
+
+
+def test_an_override_of_the_compressed_topic_is_of_that_topic(checkpoint: Path) -> None:
+    name = "qos_overrides.{ns}/image/compressed.subscription.reliability"
+    graph = Graph({"checkpoint": str(checkpoint), name: "best_effort"})
+    try:
+        assert graph.node.trigger_configure() and graph.node.trigger_activate()
+        graph.add_camera("image", CompressedImage, "/compressed")
+        graph.wait_matched()
+        graph.wait_message("subscribed to", "image/compressed", "best effort")
+        (info,) = graph.tester.get_subscriptions_info_by_topic(f"{graph.namespace}/image/compressed")
+        assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    finally:
+        graph.close()
 
 
 def test_qos_overrides_are_taken_and_who_does_not_match_is_named(

@@ -32,6 +32,24 @@ def test_a_camera_that_loses_a_third_of_its_frames_is_seen() -> None:
     assert with_stamps(np.arange(90)[kept] / 15).lost_share() == pytest.approx(1 / 3, abs=0.12)
 
 
+def test_after_a_pause_rates_and_latencies_begin_anew_and_counts_go_on() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    for _ in range(10):
+        clock.now += 1
+        statistics.arrived(clock.now)
+        statistics.labels_published(FrameTimes(0, 0, 0, 0, latency=3.0))
+    clock.now += 3600
+    statistics.begin()
+    assert (statistics.seconds_since_label(), statistics.seconds_since_image()) == (None, None)
+    assert statistics.latency_p99() == statistics.lost_share() == 0
+    clock.now += 1
+    statistics.labels_published(FrameTimes(0, 0, 0, 0, latency=0.5))
+    assert statistics.latency_p99() == 0.5
+    assert statistics.labels_per_second() == 1
+    assert statistics.labelled == 11
+
+
 NOTHING_LOST = {
     "steady": np.arange(80) / 30,
     "jittery": (np.arange(80) + np.random.default_rng(1).normal(0, 0.15, 80)) / 30,

@@ -10,12 +10,12 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from stmem_ros.node.qos import Warn, create_input, overridden_reliability, publishers
+from stmem_ros.files import one_line
+from stmem_ros.node.qos import RELIABILITIES, Warn, create_input, overridden_reliability, publishers
 
 LOOK_PERIOD = 0.2
 COMPRESSED = "/compressed"
 TYPES = {Image: "sensor_msgs/msg/Image", CompressedImage: "sensor_msgs/msg/CompressedImage"}
-RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
 class Camera:
@@ -24,7 +24,7 @@ class Camera:
     `transport` `auto` takes what is published: raw images on the topic, else compressed ones on it, else those on
     `<topic>/compressed`. With `reliability` `auto` it subscribes reliably where every publisher offers that, else as
     best effort, which takes both kinds. Either way it subscribes once a publisher is there, and looks again when
-    publishers change.
+    publishers change. QoS overrides are of the topic that is subscribed to.
     """
 
     def __init__(
@@ -34,13 +34,14 @@ class Camera:
         self._candidates = candidates(node.resolve_topic_name(topic), transport)
         # Where it listens, or would.
         self.topic, self._type = self._candidates[0]
-        self._wanted = RELIABILITIES.get(overridden_reliability(node, self.topic) or reliability)
+        self._asked = reliability
         self._subscription: Any = None
         self.reliability: ReliabilityPolicy | None = None
-        self._timer = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        if self._wanted is not None and len(self._candidates) == 1:
-            self._subscribe(self.topic, self._type, self._wanted)
+        wanted = self._wanted(self.topic)
+        if wanted is not None and len(self._candidates) == 1:
+            self._subscribe(self.topic, self._type, wanted)
         self._look()
+        self._timer = node.create_timer(LOOK_PERIOD, self._look_again, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publishers(self) -> list[str]:
         """`NODE (RELIABILITY)` of each publisher on the topic, or on any of those that it may be."""
@@ -59,7 +60,20 @@ class Camera:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
 
+    def _wanted(self, topic: str) -> ReliabilityPolicy | None:
+        """What the user wants of a topic; None: whatever fits. Raises ValueError."""
+        return RELIABILITIES.get(overridden_reliability(self._node, topic) or self._asked)
+
+    def _look_again(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            # Whatever left a timer's callback would end the node.
+            topics = " or ".join(dict.fromkeys(topic for topic, _ in self._candidates))
+            self._warn(f"subscribe {topics}", f"cannot subscribe to {topics}: {one_line(error)}")
+
     def _look(self) -> None:
+        """Subscribe where somebody publishes. Raises where that cannot be, such as for an override that is none."""
         current = (self.topic, self._type) if self._subscription is not None else None
         for topic, kind in [current, *self._candidates] if current else self._candidates:
             offered = {
@@ -71,7 +85,7 @@ class Camera:
                 continue
             reliable = offered == {ReliabilityPolicy.RELIABLE}
             auto = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-            reliability = self._wanted or auto
+            reliability = self._wanted(topic) or auto
             if (topic, kind) != current or reliability != self.reliability:
                 self._subscribe(topic, kind, reliability)
             return

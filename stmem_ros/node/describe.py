@@ -120,9 +120,9 @@ def page() -> str:
         "## Published",
         table(QOS_HEAD, map(topic_row, published())),
         paragraph(
-            f"Outputs leave in this order, with the stamp and the frame_id of the image that was segmented, each only "
-            f"for those who subscribe; `{label_info.TOPIC}` leaves when the node is activated. Who asks for less than "
-            "is offered gets it too: best effort, volatile."
+            "Those of an image leave in this order, with its stamp and its frame_id, each only for those who "
+            f"subscribe; `{label_info.TOPIC}` leaves when the node is activated. Who asks for less than is offered "
+            "gets it too: best effort, volatile."
         ),
         paragraph(
             f"`qos_overrides.TOPIC.publisher.{{{policies}}}` and `qos_overrides.TOPIC.subscription.{{{policies}}}` "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from stmem_ros.node.settings import Thresholds
-from stmem_ros.node.statistics import Persistent
+from stmem_ros.node.statistics import RATE_SECONDS, Persistent
 from stmem_ros.node.stream import Stream
 
 LOOKS_TO_REPORT_LOSS = 10
@@ -27,14 +28,17 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Of one camera that is listened to. Times are in seconds; `quiet` and `unlabelled` since it is listened to."""
+    """Of one camera that is listened to. Times are in seconds; `quiet` and `unlabelled` since it is listened to.
+
+    `rate` is None until it was listened to for as long as rates are measured over.
+    """
 
     topic: str
     publishers: list[str]
     quiet: float
     unlabelled: float
     received: bool
-    rate: float
+    rate: float | None
     latency: float
     lost: float
     unstamped: bool
@@ -56,7 +60,7 @@ def facts_of(stream: Stream) -> Facts:
         since(statistics.seconds_since_image()),
         since(statistics.seconds_since_label()),
         statistics.received > 0,
-        statistics.labels_per_second(),
+        statistics.labels_per_second() if waited >= RATE_SECONDS else None,
         statistics.latency_p99(),
         statistics.lost_share(),
         statistics.stamps_are_zero(),
@@ -124,8 +128,9 @@ def _limits(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
         if most and facts.latency > most and not any(verdict.kind == "latency" for verdict in found):
             text = f"labels of {facts.topic} leave {facts.latency:.2f} s after the stamp (p99); the limit is {most:g}"
             found.append(Verdict(level, "latency", text))
-        if least and facts.rate < least and not any(verdict.kind == "rate" for verdict in found):
-            text = f"{facts.rate:.1f} labels a second of {facts.topic}; the limit is {least:g}"
+        rate = math.inf if facts.rate is None else facts.rate
+        if least and rate < least and not any(verdict.kind == "rate" for verdict in found):
+            text = f"{rate:.1f} labels a second of {facts.topic}; the limit is {least:g}"
             found.append(Verdict(level, "rate", text))
     if facts.lost > thresholds.lost_warning:
         text = (

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
-from stmem_ros.checkpoint import CheckpointError
-from stmem_ros.node.model import Loader, Model, check
+from stmem_ros.node.model import Loader, Model, check, reason
 from stmem_ros.node.parameters import BY_NAME, check_choice
 from stmem_ros.node.settings import ModelSettings, group, read_values
 from stmem_ros.node.stream import enabled_names
-from stmem_ros.streaming import DeviceError
 
 if TYPE_CHECKING:
     from stmem_ros.node.segmentation_node import SegmentationNode
@@ -28,6 +27,7 @@ class LiveParameters:
     def __init__(self, node: SegmentationNode) -> None:
         self._node = node
         self._loader = Loader(self._loaded, self._failed)
+        self._lock = threading.Lock()
         self._ready: Model | None = None
         self._reverting = False
         self.model_failure = ""
@@ -41,13 +41,14 @@ class LiveParameters:
 
     def take_model(self) -> Model | None:
         """The model that was loaded since the last call."""
-        model, self._ready = self._ready, None
+        with self._lock:
+            model, self._ready = self._ready, None
         return model
 
     def close(self) -> None:
         """Load nothing more, and throw away what waits."""
         self._loader.close()
-        self._ready = None
+        self.take_model()
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
         node = self._node
@@ -68,8 +69,9 @@ class LiveParameters:
                 check(settings)
             if "enabled_cameras" in names:
                 enabled_names(node.streams, values["enabled_cameras"])
-        except (ValueError, CheckpointError, DeviceError) as error:
-            return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:
+            # Also what a file system says of a path: whatever left this callback would end the node.
+            return SetParametersResult(successful=False, reason=reason(error))
         # Nothing can fail any more.
         if settings is not None:
             self._loader.ask(settings)
@@ -80,7 +82,8 @@ class LiveParameters:
     # Loader's thread
 
     def _loaded(self, model: Model) -> None:
-        self._ready = model
+        with self._lock:
+            self._ready = model
         self.model_failure = ""
         self._arrived.trigger()
 

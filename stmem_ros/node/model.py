@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +51,21 @@ class Model:
 def load(settings: ModelSettings) -> Model:
     """Load and warm up. Raises CheckpointError, DeviceError or ValueError, one line."""
     path = model_path(settings)
+    before = _sha256_or_none(path)
     engine = StreamingSegmenter.from_checkpoint(path, settings.stream())
+    after = _sha256_or_none(path)
+    if before is None or (after is not None and after != before):
+        raise CheckpointError(f"{path} changed while it was loaded; load it again")
     engine.warm_up()
-    return Model(settings, path, sha256_of(path), engine)
+    return Model(settings, path, before, engine)
+
+
+def _sha256_or_none(path: Path) -> str | None:
+    """None where it cannot be read: what loads it says that better."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
 
 
 def model_path(settings: ModelSettings) -> Path:
@@ -84,7 +97,7 @@ def resident_mib() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
         return 0.0
-    return pages * 4096 / 2**20
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def reason(error: Exception) -> str:

@@ -35,7 +35,9 @@ class Parameter:
         if self.choices:
             descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
         if self.range is not None and isinstance(self.default, float):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=self.range[0], to_value=self.range[1])]
+            # ROS 2 before Jazzy takes nothing but floats here.
+            least, most = map(float, self.range)
+            descriptor.floating_point_range = [FloatingPointRange(from_value=least, to_value=most)]
         elif self.range is not None:
             descriptor.integer_range = [
                 IntegerRange(from_value=int(self.range[0]), to_value=int(self.range[1]), step=1)

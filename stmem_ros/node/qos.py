@@ -10,7 +10,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import ParameterAlreadyDeclaredException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind, QoSProfile, qos_policy_name_from_kind
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
@@ -22,6 +22,7 @@ except ImportError:
 Warn = Callable[[str, str], object]
 UNKNOWN = "_NODE_NAME_UNKNOWN_"
 RELIABILITY = "reliability"
+RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
 def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfile, warn: Warn) -> Any:
@@ -80,7 +81,10 @@ def create_input(
 
 
 def overridden_reliability(node: Node, topic: str) -> str | None:
-    """What `qos_overrides.<topic>.subscription.reliability` was set to when the node started."""
+    """What `qos_overrides.<topic>.subscription.reliability` was set to when the node started.
+
+    Raises ValueError where that is no reliability.
+    """
     name = f"qos_overrides.{topic}.subscription.{RELIABILITY}"
     try:
         descriptor = ParameterDescriptor(description=f"reliability for subscription `{topic}`", dynamic_typing=True)
@@ -88,6 +92,8 @@ def overridden_reliability(node: Node, topic: str) -> str | None:
         value = node.declare_parameter(name, None, descriptor).value
     except ParameterAlreadyDeclaredException:
         value = node.get_parameter(name).value
+    if value not in (None, *RELIABILITIES):
+        raise ValueError(f"parameter {name} is {value!r}; it must be one of {', '.join(RELIABILITIES)}")
     return value
 
 

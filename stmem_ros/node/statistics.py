@@ -59,6 +59,19 @@ class Statistics:
         self._labels: collections.deque[float] = collections.deque(maxlen=RATE_EVENTS)
         self._stamps: collections.deque[float] = collections.deque(maxlen=60)
 
+    def begin(self) -> None:
+        """Rates and times begin anew, as after a pause; counts go on."""
+        self.forget_times()
+        with self._lock:
+            self._started = self._clock()
+            for recent in (self._arrivals, self._labels, self._stamps):
+                recent.clear()
+
+    def forget_times(self) -> None:
+        """Latencies are of what comes now, such as of another model."""
+        with self._lock:
+            self._times.clear()
+
     def arrived(self, stamp: float) -> None:
         """A message came in; `stamp` is its header's, in seconds."""
         with self._lock:

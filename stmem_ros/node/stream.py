@@ -45,12 +45,15 @@ def places(node: LifecycleNode, settings: InputSettings) -> list[Place]:
     """Of each camera. Raises ValueError for names or topics that cannot be."""
     topics = settings.image_topics or (THE_TOPIC,)
     names = name_cameras(topics, settings.camera_names) if settings.image_topics else [""]
-    given = settings.camera_info_topics
-    if given and len(given) != len(topics):
-        raise ValueError(f"parameter camera_info_topics has {len(given)} topics for {len(topics)} cameras")
-    info = given or tuple(beside(node.resolve_topic_name(topic)) for topic in topics)
-    # What lies beside several cameras' images is at most one camera's.
-    info = tuple(topic if info.count(topic) == 1 else "" for topic in info)
+    info = settings.camera_info_topics
+    if info and len(info) != len(topics):
+        raise ValueError(f"parameter camera_info_topics has {len(info)} topics for {len(topics)} cameras")
+    if len(set(info)) < len(info):
+        raise ValueError(f"parameter camera_info_topics names a topic twice ({', '.join(info)}); each is of one camera")
+    if not info:
+        info = tuple(beside(node.resolve_topic_name(topic)) for topic in topics)
+        # What lies beside several cameras' images is at most one camera's.
+        info = tuple(topic if info.count(topic) == 1 else "" for topic in info)
     return [Place(*parts) for parts in zip(names, topics, info, strict=True)]
 
 
@@ -81,12 +84,15 @@ class Stream:
     @property
     def topic(self) -> str:
         """Where images come from, for people."""
-        return self.camera.where() if self.camera is not None else self._node.resolve_topic_name(self._place.topic)
+        # Once: the worker asks too.
+        camera = self.camera
+        return camera.where() if camera is not None else self._node.resolve_topic_name(self._place.topic)
 
     def use(self, model: Model) -> None:
         """Start a window on this model. Where the node is active, subscribers learn of its classes."""
         if self.engine is not None and self.engine.state.frames:
             self.statistics.reset(ANOTHER_MODEL)
+            self.statistics.forget_times()
         self.engine = model.engine.sibling()
         self.label_info.publish(model.engine.info.labels)
 
@@ -94,6 +100,7 @@ class Stream:
         """Put what the camera sends into `mailbox`. Raises where a topic's name is none."""
         self._mailbox = mailbox
         self.listening_since = time.monotonic()
+        self.statistics.begin()
         self.camera = Camera(
             self._node,
             self._place.topic,
@@ -109,11 +116,11 @@ class Stream:
 
     def no_camera_info(self) -> str:
         """Why nobody gets the calibration, for people."""
-        output = self.outputs.topic("camera_info")
-        if self.info is None:
+        output, info = self.outputs.topic("camera_info"), self.info
+        if info is None:
             return f"nothing comes on {output}: it is not known where the calibration is; set camera_info_topics"
         return (
-            f"nothing comes on {output}: no calibration came on {self.info.topic} yet; does the camera driver publish "
+            f"nothing comes on {output}: no calibration came on {info.topic} yet; does the camera driver publish "
             "it there? If not, set camera_info_topics"
         )
 
@@ -127,6 +134,8 @@ class Stream:
         """Segment, or ignore images. The first frame after a pause starts a new window."""
         if enabled and not self.enabled:
             self.reset_asked.set()
+            self.listening_since = time.monotonic()
+            self.statistics.begin()
         self.enabled = enabled
         if not enabled and self._mailbox is not None:
             self._mailbox.clear(self)

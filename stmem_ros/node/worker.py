@@ -165,7 +165,8 @@ class Worker:
         stream = job.stream
         segmentation = at_output_size(result, settings)
         header = Header(stamp=stamp_from_ns(result.stamp_ns), frame_id=result.frame_id)
-        info = None if stream.info is None else stream.info.newest
+        listener = stream.info
+        info = None if listener is None else listener.newest
         stream.outputs.publish_labels(segmentation, header, info)
         if info is None and stream.outputs.wanted("camera_info"):
             self._complain(f"camera_info {stream.name}", stream.no_camera_info())

@@ -26,21 +26,26 @@ class Replay:
     def __init__(self, function: Callable[[Tensors], Tensors], examples: Tensors) -> None:
         self._inputs = [example.clone() for example in examples]
         # Libraries choose kernels and allocate when first called, which no capture may hold.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_RUNS):
-                function(self._inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = function(self._inputs)
+        # Streams and graphs are of the current device, which need not be the tensors'.
+        self._device = examples[0].device
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_RUNS):
+                    function(self._inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            # Another thread may use the GPU meanwhile, as a node does that runs one model while it loads the next.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._outputs = function(self._inputs)
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given)
-        self._graph.replay()
-        return [output.clone() for output in self._outputs]
+        with torch.cuda.device(self._device):
+            for own, given in zip(self._inputs, inputs, strict=True):
+                own.copy_(given)
+            self._graph.replay()
+            return [output.clone() for output in self._outputs]
 
 
 class GraphedNetwork:

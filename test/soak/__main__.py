@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from shared_memory import remove_left
+
 from soak.bounds import Record, judge, table
 from soak.disturbances import CYCLE, PROCESS_RESTARTS, Disturbance, SwapModel
 from soak.measure import Handles, Sampler, handles
@@ -132,6 +134,7 @@ def main() -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", OWN_DOMAIN)
     for number in STOPPING:
         signal.signal(number, stop)
+    started = time.time()
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         try:
             record = soak(Path(folder), options.seconds, options.pause)
@@ -142,6 +145,8 @@ def main() -> int:
             (number,) = stopped.args
             print(f"soak: stopped by {number.name} before the end, so nothing was measured", file=sys.stderr)
             return 128 + number
+        finally:
+            remove_left(started)
     rows = judge(record)
     print(table(rows))
     if options.json:
