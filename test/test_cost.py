@@ -75,6 +75,20 @@ def test_a_streamed_frame_costs_less_only_by_what_is_multiplied_out(pixel_base: 
     assert streaming_macs(stf, size) == sum(cost_of(stf, size).macs.values()) - 2 * 3 * once - folded
 
 
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (16, 16)])
+def test_a_long_memory_is_not_projected_where_that_costs_less(pixel_base: str, size: tuple[int, int]) -> None:
+    config = SegmenterConfig(pixel_base, 3, 2, STF)
+    channels, cells = 4, size[0] * size[1]
+    # Of three frames' blocks one cell each.
+    keys = 3 * cells // 64
+    once, heads = cells * channels**2, 2
+    # As above; then keys and values of three frames go, the queries become two heads', and so do logits and means.
+    absorbed = (1 + 2 * 3 - (heads + 1)) * once - 2 * (heads - 1) * keys * channels * cells
+    assert (absorbed > 0) == (size != (16, 16))
+    less = 2 * 3 * once + 5 * once + max(absorbed, 0)
+    assert streaming_macs(config, size) == sum(cost_of(config, size).macs.values()) - less
+
+
 def test_padding_up_to_whole_blocks_is_computed_too(pixel_base: str) -> None:
     config = SegmenterConfig(pixel_base, 3, 1, STF)
     assert cost_of(config, (65, 80)).macs["stf"] == cost_of(config, (72, 80)).macs["stf"]

@@ -91,11 +91,12 @@ class FoldedICSA(nn.Module):
 
 
 class FoldedCrossICSA(FoldedICSA):
-    """A folded ICSA whose memory is longer than its queries and is never projected.
+    """A folded ICSA of one frame that sees T: the memory is not projected where that is less arithmetic.
 
     Of head h, q_h . (W_k (m_i + p_i))_h = (W_k,h^T q_h) . (m_i + p_i), and
     sum_i s_i (W_v m_i)_h = W_v,h (sum_i s_i m_i). So every head attends to the memory itself, and heads are no more
-    than further queries: where one frame sees T, (heads + 1) C^2 products a token take the place of (1 + 2 T) C^2.
+    than further queries. For a token that sees K others, (heads + 1) C^2 + 2 heads K C products take the place of
+    (1 + 2 T) C^2 + 2 K C.
     """
 
     absorbed_weight: Tensor
@@ -115,11 +116,20 @@ class FoldedCrossICSA(FoldedICSA):
         self.register_buffer("absorbed_bias", (key.mT @ bias).flatten().float())
         self.register_buffer("value_weight", value.mT.float().contiguous())
 
+    def absorbs(self, memory: Tensor) -> bool:
+        """Whether a memory `(N, P, T, B, C)` is left as it is."""
+        _, _, frames, blocks, channels = memory.shape
+        return 2 * (self.heads - 1) * frames * blocks < (2 * frames - self.heads) * channels
+
     def positions(self, query: Tensor, memory: Tensor) -> Positions:
-        short = super().positions(query, memory).short
-        return Positions(F.linear(query, self.absorbed_weight, self.absorbed_bias), memory, short)
+        projected = super().positions(query, memory)
+        if not self.absorbs(memory):
+            return projected
+        return Positions(F.linear(query, self.absorbed_weight, self.absorbed_bias), memory, projected.short)
 
     def attend(self, query: Tensor, memory: Tensor, positions: Positions, layout: Layout) -> Tensor:
+        if not self.absorbs(memory):
+            return super().attend(query, memory, positions, layout)
         n, _, frames, _, channels = memory.shape
         absorbed = F.linear(query, self.absorbed_weight).add_(positions.query)
         queries = absorbed.flatten(0, 1).flatten(1, 2).unflatten(-1, (self.heads, -1)).flatten(1, 2)[:, None]
