@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
 # As safetensors has it, in bytes; the length of the header stands before it.
 LARGEST_HEADER = 100_000_000
 LENGTH_BYTES = 8
+# Its names of PyTorch's types.
+DTYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 PIECE = 1 << 20
 
 
@@ -43,7 +53,8 @@ class TensorFile:
     """What a safetensors file holds: the header is read at once, all else when the first tensor is asked for.
 
     It is read into memory that is this process's own: where a file is mapped, as safetensors does it, whoever cuts it
-    off ends the process (SIGBUS). The memory is freed with the last tensor.
+    off ends the process (SIGBUS). The memory is freed with the last tensor. safetensors checks the header and no more:
+    each tensor that it hands out leaves some bytes behind, and a node loads models as long as it runs.
     """
 
     def __init__(self, path: Path, file: BinaryIO, own: BinaryIO, error_type: type[Exception]) -> None:
@@ -56,37 +67,54 @@ class TensorFile:
         self._copy_until(min(self._header_bytes, self._before.st_size))
         # Holes take no memory, and the header is measured against the whole.
         own.truncate(self._before.st_size)
-        self._tensors: Any = self._open()
-        self._whole = False
+        own.flush()
+        with safe_open(f"/proc/self/fd/{own.fileno()}", framework="pt"):
+            pass
+        own.seek(LENGTH_BYTES)
+        self._entries: dict[str, Any] = json.loads(own.read(self._header_bytes - LENGTH_BYTES))
+        own.seek(self._header_bytes)
+        self._metadata: dict[str, str] | None = self._entries.pop("__metadata__", None)
+        self._memory: mmap.mmap | None = None
 
     def keys(self) -> list[str]:
         """The tensors' names."""
-        return list(self._tensors.keys())
+        return list(self._entries)
 
     def metadata(self) -> dict[str, str] | None:
-        return self._tensors.metadata()
+        return self._metadata
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors.get_slice(name).get_shape())
+        return tuple(self._entries[name]["shape"])
 
     def get_tensor(self, name: str) -> Tensor:
         """On the CPU. The first call reads the file, and raises the `error_type` where it has changed since."""
-        if not self._whole:
-            self._copy_until(self._before.st_size)
-            after = os.fstat(self._file.fileno())
-            if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
-                raise self._error_type(f"{self._path} changed while it was read; load it again")
-            # Again, since what was opened need not see what came later.
-            self._tensors, self._whole = self._open(), True
-        return self._tensors.get_tensor(name)
+        import torch
+
+        if self._memory is None:
+            self._memory = self._read()
+        entry = self._entries[name]
+        dtype = getattr(torch, DTYPES.get(entry["dtype"], ""), None)
+        if dtype is None:
+            raise self._error_type(f"{self._path} has numbers of kind {entry['dtype']} in {name}, which are not known")
+        begin, end = entry["data_offsets"]
+        if begin == end:
+            return torch.empty(entry["shape"], dtype=dtype)
+        count = (end - begin) // dtype.itemsize
+        flat = torch.frombuffer(self._memory, dtype=dtype, count=count, offset=self._header_bytes + begin)
+        return flat.reshape(entry["shape"])
 
     def close(self) -> None:
         """Tensors that were given out stay."""
-        self._tensors = None
+        self._memory = None
 
-    def _open(self) -> Any:
+    def _read(self) -> mmap.mmap:
+        self._copy_until(self._before.st_size)
+        after = os.fstat(self._file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
+            raise self._error_type(f"{self._path} changed while it was read; load it again")
         self._own.flush()
-        return safe_open(f"/proc/self/fd/{self._own.fileno()}", framework="pt")
+        # Whoever writes into a tensor writes into a page of its own.
+        return mmap.mmap(self._own.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def _copy_until(self, end: int) -> None:
         """Stops where the file ends before that."""

@@ -41,6 +41,39 @@ def test_names_shapes_and_tensors_are_those_of_the_file(path: Path) -> None:
         assert file.shape("half") == (1000,) and sorted(file.keys()) == ["half", "none", "numbers"]
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool]
+)
+def test_every_type_of_number_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype)
+    save_file({"a": tensor[:1].clone(), "numbers": tensor, "one": tensor[0, 1].clone()}, tmp_path / "x")
+    with open_tensors(tmp_path / "x", RefusedError) as file:
+        assert torch.equal(file.get_tensor("numbers"), tensor)
+        assert torch.equal(file.get_tensor("one"), tensor[0, 1])
+
+
+def test_loading_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "many.safetensors"
+    save_file({f"tensor{number}": NUMBERS[:3].clone() for number in range(100)}, path)
+
+    def load() -> None:
+        with open_tensors(path, RefusedError) as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                file.get_tensor(name)
+
+    load()
+    tracemalloc.start()
+    try:
+        load()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(10):
+            load()
+        # Less than a byte for each of a thousand tensors.
+        assert tracemalloc.get_traced_memory()[0] - before < 1000
+    finally:
+        tracemalloc.stop()
+
+
 def test_tensors_stay_when_the_file_has_gone(path: Path) -> None:
     with open_tensors(path, RefusedError) as file:
         kept = file.get_tensor("numbers")
