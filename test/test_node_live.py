@@ -27,8 +27,9 @@ from safetensors.torch import save_file  # noqa: E402
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError  # noqa: E402
 from stmem_ros.node import model as model_module  # noqa: E402
+from stmem_ros.node import segmentation_node  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
-from stmem_ros.node.model import Loader, Model, load, resident_mib, sha256_of  # noqa: E402
+from stmem_ros.node.model import Loader, Model, give_back_memory, load, resident_mib, sha256_of  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
 from stmem_ros.node.settings import ModelSettings  # noqa: E402
 from stmem_ros.streaming import StreamingSegmenter  # noqa: E402
@@ -275,6 +276,19 @@ def test_a_model_that_was_loaded_while_the_node_is_inactive_is_used_from_then_on
     assert graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     graph.wait_matched()
     assert label(graph, 20) == 21
+
+
+def test_memory_of_a_model_that_was_replaced_is_given_back_once(
+    graph: Graph, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(segmentation_node, "give_back_memory", lambda: given.append(len(graph.diagnostics)))
+    swap(graph, checkpoint=str(folder / "shifted.safetensors"))
+    wait_for(lambda: given, "memory to be given back")
+    looks = len(graph.diagnostics)
+    wait_for(lambda: len(graph.diagnostics) >= looks + 2, "two more looks")
+    assert len(given) == 1
+    give_back_memory()
 
 
 STATES = {

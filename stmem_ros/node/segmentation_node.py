@@ -20,7 +20,7 @@ from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
 from stmem_ros.node.lifecycle import survive_invalid_transitions
 from stmem_ros.node.live import LiveParameters
-from stmem_ros.node.model import Model, load, reason
+from stmem_ros.node.model import Model, give_back_memory, load, reason
 from stmem_ros.node.parameters import declare_parameters
 from stmem_ros.node.settings import (
     FrameSettings,
@@ -64,6 +64,8 @@ class SegmentationNode(LifecycleNode):
         self._vision_messages = vision_messages()
         # That they are missing.
         self._told = False
+        # Whether a model was freed since the last look.
+        self._freed = False
         self._live = LiveParameters(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, diagnostics.TOPIC, diagnostics.QOS)
         # Steady: health is reported also where simulated time stands still.
@@ -163,6 +165,7 @@ class SegmentationNode(LifecycleNode):
         for stream in self.streams:
             stream.destroy()
         self.streams, self._judges, self.model = [], [], None
+        self._freed = True
 
     def _fail(self, message: str) -> TransitionCallbackReturn:
         """A transition failed: say why, now and in diagnostics until it succeeds."""
@@ -187,6 +190,7 @@ class SegmentationNode(LifecycleNode):
         model = self._live.take_model()
         if model is not None:
             self._use_model(model)
+            self._freed = True
             self.get_logger().info(f"now model {model.path}, {len(model.engine.info.labels)} classes")
 
     def _use_model(self, model: Model) -> None:
@@ -230,6 +234,10 @@ class SegmentationNode(LifecycleNode):
             status.insert(0, diagnostics.node_status(prefix, self._failure))
         if self.model is not None:
             status.append(diagnostics.model_status(prefix, self.model, self._live))
+        if self._freed:
+            # Not at once, while the worker may still hold it.
+            self._freed = False
+            give_back_memory()
         array = DiagnosticArray(status=status)
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
