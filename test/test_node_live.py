@@ -333,6 +333,10 @@ def test_a_hundred_transitions_in_any_order_leave_nothing_behind(folder: Path) -
             if state == "unconfigured" and step == "cleanup":
                 wait_for(lambda: camera.get_subscription_count() == 0, "the subscription to be gone")
                 sizes.append((threading.active_count(), file_handles(), held_mib()))
+        wait_for(
+            lambda: all(entity() is not None for entity in graph.node.default_callback_group.entities),
+            "rclpy's notes of what was destroyed to be gone",
+        )
         settled = sizes[len(sizes) // 3 :]
         assert len(settled) >= 3
         assert len({threads for threads, _, _ in settled}) == 1, sizes

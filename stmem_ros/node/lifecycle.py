@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 
 
 def survive_invalid_transitions(node: LifecycleNode) -> None:
@@ -23,3 +24,10 @@ def survive_invalid_transitions(node: LifecycleNode) -> None:
             return response
 
     service.callback = callback
+
+
+def forget_destroyed(node: Node) -> None:
+    """rclpy's callback groups keep a reference, if a weak one, to every entity that was ever in them."""
+    entities = node.default_callback_group.entities
+    # A copy: a transition that another thread triggers adds to them.
+    entities.difference_update([entity for entity in list(entities) if entity() is None])

@@ -18,7 +18,7 @@ from std_srvs.srv import SetBool, Trigger
 from stmem_ros.node import diagnostics
 from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
-from stmem_ros.node.lifecycle import survive_invalid_transitions
+from stmem_ros.node.lifecycle import forget_destroyed, survive_invalid_transitions
 from stmem_ros.node.live import LiveParameters
 from stmem_ros.node.model import Model, give_back_memory, load, reason
 from stmem_ros.node.parameters import declare_parameters
@@ -226,6 +226,7 @@ class SegmentationNode(LifecycleNode):
     def _every_second(self) -> None:
         thresholds = read(self, Thresholds)
         prefix = self.get_fully_qualified_name()
+        forget_destroyed(self)
         status = [
             diagnostics.stream_status(prefix, stream, judge(thresholds), self.model, self._complain)
             for stream, judge in zip(self.streams, self._judges, strict=True)
