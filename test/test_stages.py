@@ -172,6 +172,16 @@ def test_parts_that_add_to_the_features_begin_as_the_network_before_them(setting
         torch.testing.assert_close(both(still), base(still), rtol=0, atol=1e-4)
 
 
+def test_a_network_that_started_from_a_whole_one_says_only_what_it_went_through(settings: dict[str, Any]) -> None:
+    network, info = load_checkpoint(settings["start_from"])
+    whole = {"stages": ["base", "stf", "mar"], "base": {"seed": 1}, "stf": {"seed": 2}, "mar": {"seed": 3}}
+    save_checkpoint(settings["start_from"], network, dataclasses.replace(info, provenance=whole))
+    assert train(settings, "--stage", "stf") == 0
+    _, info = load_checkpoint(f"{settings['run']}/stf/stf.safetensors")
+    assert info.provenance["stages"] == ["base", "stf"]
+    assert info.provenance["base"] == {"seed": 1} and "mar" not in info.provenance
+
+
 def test_jitter_is_smooth_in_a_frame_and_new_in_every_frame() -> None:
     torch.manual_seed(0)
     features = torch.randn(4, 3, 16, 32, 40) * torch.arange(1, 17).view(16, 1, 1)

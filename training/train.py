@@ -48,7 +48,7 @@ from training.stages.harness import (
 from training.stages.memory import Memory, MemoryBankError
 from training.stages.stage_config import StageConfig
 from training.stages.temporal_stage import TemporalStage, WindowDataset
-from training.train_config import TrainConfig, instantiated, settings_parser
+from training.train_config import STAGES, TrainConfig, instantiated, settings_parser
 from training.weights.backbone_file import check_backbone, load_backbone
 from training.weights.catalog import backbone_shapes
 from training.weights.read import WeightsError
@@ -361,10 +361,11 @@ class Run:
         settings: dict[str, Any],
         before: dict[str, Any],
     ) -> Path:
-        """A stage's network; its provenance has the settings of every stage, also of those in `before`."""
+        """A stage's network; its provenance has the settings of every stage, also of those before it in `before`."""
         settings = settings | {"keep": StageFolder(path.parent).kept(self.config.keep)}
         if processes()[0] == 0:
-            base, stages = model.base, before.get("stages", [] if stage == "base" else ["base"])
+            base, earlier = model.base, STAGES[: STAGES.index(stage)]
+            stages = [each for each in before.get("stages", ["base"]) if each in earlier]
             provenance = {
                 "package": f"stmem_ros {stmem_ros.__version__}",
                 "date": datetime.date.today().isoformat(),
