@@ -18,7 +18,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from graph import wait_for
 from soak.bounds import MIB, SLACK_S, Label, Record, excess_ages, judge, table
-from soak.measure import Handles, Sample, handles, resident, slope
+from soak.measure import Handles, Sample, handles, resident, slope, slope_error
 
 ROOT = Path(__file__).resolve().parents[1]
 # The soak itself by hand: scripts/soak.sh, half an hour.
@@ -117,6 +117,17 @@ def test_memory_threads_and_files_are_those_of_the_process() -> None:
     grown = samples(100, 3 * MIB)
     found = slope([sample.time for sample in grown], [sample.resident for sample in grown])
     assert found == pytest.approx(3 * MIB, rel=0.1)
+
+
+def test_the_error_of_a_slope_is_how_far_it_is_off() -> None:
+    """Also where samples that follow each other are alike."""
+    generator = np.random.default_rng(0)
+    times = np.arange(0, 900, 0.5)
+    runs = [np.repeat(generator.normal(0, 1, 90), 20) + 0.01 * times for _ in range(200)]
+    found = np.array([slope(times, run) for run in runs])
+    errors = np.array([slope_error(times, run, 20) for run in runs])
+    assert np.median(errors) == pytest.approx((found - 0.01).std(), rel=0.2)
+    assert slope_error(times[:60], runs[0][:60], 20) == float("inf")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from types import FrameType
 
 from shared_memory import remove_left
 
-from soak.bounds import Record, judge, table
+from soak.bounds import LONG_RUN_S, Record, judge, table
 from soak.disturbances import CYCLE, PROCESS_RESTARTS, Disturbance, SwapModel
 from soak.measure import Handles, Sampler, handles
 from soak.stage import SECONDS_TO_START, SoakError, Stage
@@ -32,6 +32,9 @@ SIZE = (240, 320)
 # What two cores label about ten times a second.
 SHORT_SIDE = 240
 WARM_S, SETTLE_S = 2.0, 10.0
+# Each disturbance comes this often before memory is measured, in a run that is long enough to measure it: DDS keeps
+# room for the participants that it met and for a thousand lines of /rosout.
+WARM_ROUNDS = 8
 # Of the time, at least, for what comes after warm-up.
 MEASURED_SHARE = 0.5
 
@@ -96,7 +99,7 @@ def soak(folder: Path, seconds: float, pause: float) -> Record:
         stage.start_camera()
         stage.wait_labels(seconds=SECONDS_TO_START)
         end = time.time() + seconds
-        for action in (*PROCESS_RESTARTS, *cycle):
+        for action in (*PROCESS_RESTARTS, *cycle * (WARM_ROUNDS if seconds > LONG_RUN_S else 1)):
             disturb(action)
         warm, warm_at = least(stage, WARM_S), time.time()
         end = max(end, warm_at + MEASURED_SHARE * seconds)

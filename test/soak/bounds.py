@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from soak.measure import Handles, Sample, slope
+from soak.measure import Handles, Sample, slope, slope_error
 
 MIB = 2**20
 # For a run that is long enough to measure it: 1 MiB an hour.
 LONG_RUN_S = 1500.0
 MOST_PER_HOUR = 1 * MIB
+# Memory goes up and down within a few disturbances: what is further apart tells something new.
+BLOCK_S = 20.0
 # A shorter run shows what is lost at every frame: one image at each label must stand out.
 MOST_OF_AN_IMAGE = 0.5
 # Scheduling and DDS between a stamp and its arrival at the node, which are no fault of the node's.
@@ -124,7 +126,7 @@ def _growth(record: Record) -> list[Row]:
     times = [sample.time for sample in record.steady]
     resident = [sample.resident for sample in record.steady]
     seconds = _seconds(record)
-    an_hour = slope(times, resident) * 3600
+    an_hour, error = slope(times, resident) * 3600, slope_error(times, resident, BLOCK_S) * 3600
     long = seconds >= LONG_RUN_S
     said = f"at most {MOST_PER_HOUR / MIB:g} MiB" if long else f"of no weight below {LONG_RUN_S:.0f} s"
     sent = np.array([label.sent_ns for label in record.labels], np.int64) * 1e-9
@@ -132,7 +134,10 @@ def _growth(record: Record) -> list[Row]:
     most = MOST_OF_AN_IMAGE * record.image_bytes
     return [
         Row(
-            f"growth an hour, over {seconds:.0f} s", f"{an_hour / MIB:+.1f} MiB", said, long and an_hour > MOST_PER_HOUR
+            f"growth an hour, over {seconds:.0f} s",
+            f"{an_hour / MIB:+.1f} \N{PLUS-MINUS SIGN} {error / MIB:.1f} MiB",
+            said,
+            long and an_hour > MOST_PER_HOUR,
         ),
         Row(
             "growth a label",

@@ -50,6 +50,22 @@ def slope(places: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(middle - middle.mean(), np.array(values, float), 1)[0])
 
 
+def slope_error(places: Sequence[float], values: Sequence[float], block: float) -> float:
+    """Of `slope`, one standard error; infinite below four blocks.
+
+    Samples that are `block` or less apart tell the same: what is left of a block beside the line counts once.
+    """
+    x = np.array(places, float)
+    x -= x.mean() if len(x) else 0
+    left = np.array(values, float) - slope(places, values) * x
+    weighted = (left - left.mean()) * x if len(x) else left
+    _, blocks = np.unique(x // block, return_inverse=True)
+    count = int(blocks.max(initial=-1)) + 1
+    if count < 4:
+        return float("inf")
+    return float(np.sqrt((np.bincount(blocks, weighted) ** 2).sum() * count / (count - 2)) / (x**2).sum())
+
+
 class Sampler:
     """Looks at the memory of the process that `pid` names at the moment, four times a second, in a thread."""
 
