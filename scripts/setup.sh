@@ -10,7 +10,8 @@ if sys.version_info < (3, 10):
     sys.exit(f"setup: Python 3.10 or newer is needed; this is {sys.version.split()[0]}. Set PYTHON to a newer one.")
 CHECK
 
-importable() { (cd / && "$python" -c "import $1") 2>/dev/null; }
+# What another virtual environment has, one that is active now, cannot be seen from ours.
+importable() { (cd / && "$python" -c "import sys; sys.prefix == sys.base_prefix or sys.exit(1); import $1") 2>/dev/null; }
 torch=$(importable torch && echo found || echo missing)
 rclpy=$(importable rclpy && echo found || echo missing)
 wanted="$(cat requirements*.txt | cksum) $("$python" --version) torch $torch rclpy $rclpy"
