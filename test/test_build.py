@@ -38,3 +38,25 @@ def test_colcon_installs_commands_launch_file_parameters_and_model(tmp_path: Pat
     script = f'. install/local_setup.sh && cd / && "{sys.executable}" -c "{check}"'
     found = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.stdout.strip() == "11", found.stderr
+
+
+def test_another_environment_that_is_active_is_not_taken_for_the_system(tmp_path: Path) -> None:
+    """Its packages cannot be seen from .venv, so they are to be installed there."""
+    active, checkout = tmp_path / "active", tmp_path / "checkout"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(active)], check=True)
+    (packages,) = active.glob("lib/python*/site-packages")
+    for name in ("torch", "rclpy"):
+        (packages / f"{name}.py").touch()
+    (checkout / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "setup.sh", checkout / "scripts")
+    (checkout / "requirements.txt").touch()
+    # What setup.sh leaves where all is done: it then does nothing.
+    version = f"Python {sys.version.split()[0]}"
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "installed").write_text(f"4294967295 0 {version} torch missing rclpy missing\n")
+    environment = os.environ | {"PYTHON": str(active / "bin" / "python")}
+    done = subprocess.run(
+        ["bash", str(checkout / "scripts" / "setup.sh")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (checkout / ".venv" / "pyvenv.cfg").exists(), "it made .venv anew"
