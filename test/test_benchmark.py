@@ -247,7 +247,7 @@ def test_scaled_sizes_keep_their_shape() -> None:
         (["--precision", "float16", "--device", "cpu"], "float16 needs a GPU"),
         (["--size", "64x80", "--image-size", "128x128"], "--image-size 128x128 becomes 64x64"),
         (["--json", "."], "--json . is a folder"),
-        (["--plots", __file__], "is no folder"),
+        (["--plots", __file__], "--plots needs a folder where"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
@@ -274,7 +274,7 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr("stmem_ros.benchmark.__main__.measure", stop)
     assert main(["--size", "64x80", "--no-memory"]) == 130
-    assert capsys.readouterr().err == "benchmark: stopped before the end\n"
+    assert capsys.readouterr().err == "benchmark: stopped\n"
 
 
 def test_ros_is_needed_for_the_node_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
+from stmem_ros.command import OutputError, exit_status, image_size, require_writable
 from training import build_memory, check_dataset, evaluate, export, import_weights, train
-from training.command import OutputError, exit_status, require_writable
 
 
 class Refused(Exception):
@@ -34,6 +35,7 @@ def raising(error: BaseException) -> Callable[..., int]:
         (raising(PermissionError(errno.EACCES, "Permission denied", "/a/b")), 1, "command: /a/b: Permission denied\n"),
         (raising(OutputError("--json x is a folder")), 1, "command: --json x is a folder\n"),
         (raising(KeyboardInterrupt()), 130, "command: stopped; try again\n"),
+        (raising(KeyboardInterrupt("2 of 3 are done")), 130, "command: stopped; 2 of 3 are done; try again\n"),
     ],
 )
 def test_an_end_is_a_status_and_at_most_one_line(
@@ -130,3 +132,10 @@ def test_a_folder_that_may_not_be_written_to_is_named(place: Path, monkeypatch: 
     require_writable("--json", place / "file")
     with pytest.raises(OutputError, match=f"cannot be written: {place / 'folder'} is read-only here"):
         require_writable("--json", place / "folder" / "new" / "file")
+
+
+@pytest.mark.parametrize("text", ["", "480", "480x", "480X640", "480x640x3", "-1x64", "1e2x64", "\u0661x\u0662"])
+def test_a_size_is_height_and_width(text: str) -> None:
+    assert image_size("480x640") == (480, 640)
+    with pytest.raises(argparse.ArgumentTypeError, match="must be HEIGHTxWIDTH in pixels, such as 480x640"):
+        image_size(text)

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from stmem_ros.command import exit_status, require_writable
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import DeviceError, resolve_device
-from training.command import exit_status, require_writable
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,

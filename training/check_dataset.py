@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import whole_file
-from training.command import exit_status, require_writable
 from training.data.dataset import (
     DatasetError,
     DatasetSpec,

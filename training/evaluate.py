@@ -29,13 +29,13 @@ from stmem_ros.checkpoint import (
     load_checkpoint,
     load_rows,
 )
+from stmem_ros.command import OutputError, exit_status, image_size, require_writable
 from stmem_ros.files import whole_file
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.baselines import BASELINES, MissingLibraryError
-from training.command import OutputError, exit_status, require_writable
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
@@ -235,14 +235,11 @@ def _baselines(names: Sequence[str]) -> list[Baseline]:
 def _slide(options: argparse.Namespace) -> Slide | None:
     if options.slide is None:
         if options.overlap is not None:
-            raise EvaluationError("--overlap is of a sliding window: give --slide HEIGHTxWIDTH too, or leave it out")
+            raise EvaluationError("--overlap is of a sliding window: give --slide HxW too, or leave it out")
         return None
-    size = re.fullmatch(r"(\d+)x(\d+)", options.slide)
-    if size is None:
-        raise EvaluationError(f"--slide is {options.slide!r}; it must be HEIGHTxWIDTH in pixels, such as 769x769")
     overlap = 1 / 3 if options.overlap is None else _share(options.overlap)
     try:
-        return Slide((int(size[1]), int(size[2])), overlap)
+        return Slide(options.slide, overlap)
     except ValueError as error:
         raise EvaluationError(f"--{error}") from error
 
@@ -419,7 +416,8 @@ def options_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--slide",
-        metavar="HEIGHTxWIDTH",
+        type=image_size,
+        metavar="HxW",
         help="segment crops of this size of the image that the network sees, and average logits where they overlap "
         "(default: the image as a whole)",
     )

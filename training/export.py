@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import stmem_ros
 from stmem_ros.benchmark.film import Film
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
+from stmem_ros.command import exit_status, image_size, require_writable
 from stmem_ros.files import one_line
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor, network_size
 from stmem_ros.streaming import DeviceError
@@ -42,7 +43,6 @@ from stmem_ros.streaming.exported import (
 from stmem_ros.streaming.label_map import label_map
 from stmem_ros.streaming.onnx_runtime import OnnxNetwork
 from stmem_ros.streaming.window import query_place
-from training.command import exit_status, require_writable
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 CAMERA = (480, 640)
@@ -281,13 +281,6 @@ def _pixels(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, by, width = text.partition("x")
-    if not (by and height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give height and width, as 480x640")
-    return int(height), int(width)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0, 1 after one line on stderr that says why nothing was written, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
@@ -309,11 +302,11 @@ def main(arguments: list[str] | None = None) -> int:
     sizes.add_argument(
         "--camera-size",
         metavar="HxW",
-        type=_size,
+        type=image_size,
         default=CAMERA,
         help=f"the camera's height and width, from which the network's size follows (default: {_pixels(CAMERA)})",
     )
-    sizes.add_argument("--size", metavar="HxW", type=_size, help="the network's own image, height and width")
+    sizes.add_argument("--size", metavar="HxW", type=image_size, help="the network's own image, height and width")
     parser.add_argument(
         "--short-side",
         metavar="N",

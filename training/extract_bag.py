@@ -20,12 +20,12 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from stmem_ros.command import exit_status
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
 from stmem_ros.encode import write_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
-from training.command import exit_status
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
 from training.data.label_messages import LabelReader
 from training.data.pairing import require_pairs

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.command import exit_status
 from stmem_ros.encode import write_image
-from training.command import exit_status
 from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, read_image, scan
 
 # What pictures are compared by, (width, height), and how alike (correlation) a still and its own frame are at least:

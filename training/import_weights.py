@@ -16,11 +16,11 @@ from torch import Tensor
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, save_checkpoint
+from stmem_ros.command import exit_status, require_writable
 from stmem_ros.network import BASES, SegmenterConfig, build_base, build_segmenter
 from stmem_ros.network.bases.timm_backbone import PREFIX
 from stmem_ros.network.segmenter import empty_segmenter
 from stmem_ros.preprocess import SMALLEST_SIDE
-from training.command import exit_status, require_writable
 from training.data.dataset import DatasetError, DatasetSpec, load_spec
 from training.weights.backbone_file import save_backbone
 from training.weights.catalog import SOURCES, backbone_shapes, closest_base, prefixes, recognise, without_prefix

@@ -21,10 +21,10 @@ from rich.console import Console
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.measure import Budget, Spread, interleave
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, find_checkpoint
+from stmem_ros.command import exit_status, require_writable
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
-from training.command import exit_status, require_writable
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetSpec,

