@@ -377,12 +377,8 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def options_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate",
-        description="Segment every labelled image of a split and say how well, how steadily over time, at what cost. "
-        "Figures of the whole are those of the checkpoint given last.",
-    )
+def add_what_options(parser: argparse.ArgumentParser) -> None:
+    """Which data and which checkpoints."""
     parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")
     parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
     parser.add_argument("--split", default="val", help="train, val or test, as the folders are named (default: val)")
@@ -393,6 +389,15 @@ def options_parser() -> argparse.ArgumentParser:
         default=[DEFAULT_CHECKPOINT],
         help="files with the rows base, stf, mar and both as far as there are (default: the one in the package)",
     )
+
+
+def options_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate",
+        description="Segment every labelled image of a split and say how well, how steadily over time, at what cost. "
+        "Figures of the whole are those of the checkpoint given last.",
+    )
+    add_what_options(parser)
     parser.add_argument(
         "--window",
         choices=WINDOWS,

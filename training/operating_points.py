@@ -20,7 +20,6 @@ from rich.console import Console
 
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.measure import Budget, Spread, interleave
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, find_checkpoint
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
@@ -35,7 +34,7 @@ from training.data.dataset import (
     load_spec,
     read_image,
 )
-from training.evaluate import ERRORS, EvaluationError, Tally, measure, rows_of, write_json
+from training.evaluate import ERRORS, EvaluationError, Tally, add_what_options, measure, rows_of, write_json
 from training.measure.cost import cost_of
 from training.measure.pareto import Point, draw_points, on_front, points_table
 from training.measure.quality import Quality
@@ -234,16 +233,7 @@ def options_parser() -> argparse.ArgumentParser:
         epilog="Accuracy is kept in CACHE and measured again where checkpoint, data, window or device differ, so a "
         "command that was stopped goes on. Latency is measured each time: let nothing else run.",
     )
-    parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")
-    parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
-    parser.add_argument("--split", default="val", help="train, val or test, as the folders are named (default: val)")
-    parser.add_argument(
-        "--checkpoint",
-        type=find_checkpoint,
-        nargs="+",
-        default=[DEFAULT_CHECKPOINT],
-        help="files with the rows base, stf, mar and both as far as there are (default: the one in the package)",
-    )
+    add_what_options(parser)
     parser.add_argument(
         "--rows", nargs="+", choices=ROWS, help="the points' networks (default: all that the checkpoints have)"
     )
