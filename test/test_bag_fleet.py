@@ -314,12 +314,15 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, workers: str, mo
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from stmem_ros.bag.fleet.run import Job, run_fleet
 from fleet_worker import Worker
 
 if __name__ == "__main__":
+    # Ctrl-C, also where the tests were started in the background of a shell, which ignores it there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     bags = sorted(Path(sys.argv[1]).glob("*.mcap"))
     try:
         result = run_fleet(Worker(), [Job(bag) for bag in bags], sys.argv[2], journal=Path(sys.argv[1], "out.partial"))

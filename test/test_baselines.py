@@ -440,8 +440,6 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (("--slide", "769"), "--slide is '769'; it must be HEIGHTxWIDTH"),
-            (("--slide", "769x0.5"), "--slide is '769x0.5'"),
             (("--slide", "63x64"), "--slide is 63x64; no side may be below 64"),
             (("--slide", "64x64", "--overlap", "1"), "--overlap is 1; it must be a share of the window, 0 to 0.9"),
             (("--slide", "64x64", "--overlap", "1/0"), "--overlap is '1/0'"),
@@ -453,6 +451,14 @@ class TestCommand:
         self, refused: Callable[..., str], save: Callable[..., Path], options: tuple[str, ...], message: str
     ) -> None:
         assert message in refused("--checkpoint", save(), *options)
+
+    def test_refuses_a_window_without_a_height_and_a_width(
+        self, save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["--dataset", "camvid", "--root", ".", "--checkpoint", str(save()), "--slide", "769"])
+        assert ended.value.code == 2
+        assert "argument --slide: '769' must be HEIGHTxWIDTH in pixels" in capsys.readouterr().err
 
 
 def test_a_crop_of_features_reaches_its_own_size() -> None:
