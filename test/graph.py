@@ -21,6 +21,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from stmem_ros.node.lifecycle import spin
 from stmem_ros.node.messages import stamp_from_ns, to_image_msg
 from stmem_ros.node.segmentation_node import SegmentationNode
 from stmem_ros.node.stream import Stream
@@ -72,7 +73,7 @@ class Graph:
         for node, context in zip((self.node, self.tester), self._contexts, strict=True):
             executor = SingleThreadedExecutor(context=context)
             executor.add_node(node)
-            thread = threading.Thread(target=executor.spin, daemon=True)
+            thread = threading.Thread(target=spin, args=(executor, node), daemon=True)
             thread.start()
             self._executors.append(executor)
             self._threads.append(thread)

@@ -16,6 +16,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from graph import DEADLINE_S, Graph, pixels, wait_for  # noqa: E402
 from gray import gray_frame, own_graphs, save_fusing, save_gray  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
@@ -321,11 +322,40 @@ def test_a_camera_is_called_by_what_its_topic_has_of_its_own(topics: tuple[str, 
         (("/a", "/a"), (), "/a twice"),
         (("/a", "/b"), ("one",), "1 names for 2"),
         (("/a", "/b"), ("one", "one"), "two cameras are called 'one'"),
+        (("/a", "/b"), ("one", "rear cam"), "a camera is called 'rear cam'.*letters, digits and _"),
+        (("/a", "/b"), ("x", "/segmentation/x"), "a camera is called '/segmentation/x'"),
+        (("/a", "/b"), ("one", "2"), "a camera is called '2'"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(topics: tuple[str, ...], names: tuple[str, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         name_cameras(topics, names)
+
+
+def test_one_topic_by_two_names_is_refused(checkpoint: Path) -> None:
+    graph = Graph({"checkpoint": str(checkpoint)})
+    try:
+        assert graph.set(image_topics=["a", f"{graph.namespace}/a"], camera_names=["a", "b"]).successful
+        assert graph.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        graph.wait_message("cannot configure", f"image_topics has {graph.namespace}/a twice")
+    finally:
+        graph.close()
+
+
+def test_a_configure_that_fails_at_the_second_camera_leaves_no_publisher_of_the_first(checkpoint: Path) -> None:
+    wrong = {"qos_overrides.{ns}/b/confidence.publisher.reliability": "now and then"}
+    graph = Graph({"checkpoint": str(checkpoint), "image_topics": ["a", "b"], **wrong})
+    try:
+        for _ in range(2):
+            assert graph.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+            for camera in ("a", "b"):
+                topic = f"{graph.namespace}/{camera}/labels"
+                wait_for(lambda topic=topic: graph.node.count_publishers(topic) == 0, f"no publisher of {topic}")
+        assert graph.set(image_topics=["a"]).successful
+        assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        wait_for(lambda: graph.node.count_publishers(f"{graph.namespace}/labels") == 1, "one publisher of the labels")
+    finally:
+        graph.close()
 
 
 @pytest.mark.parametrize("below", ["", "/compressed"])

@@ -20,14 +20,20 @@ import torch
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from graph import Graph, pixels, wait_for
 from gray import gray_frame, own_graphs, save_gray
 from kill import kill
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue as Value
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT
 from stmem_ros.node.messages import stamp_to_ns
@@ -261,6 +267,24 @@ def test_a_checkpoint_that_is_overwritten_while_it_is_loaded_is_refused(tmp_path
     refused = f"{path} changed while it was read; load it again"
     # What takes the file's place leaves the one that is being read as it is.
     assert done.stdout.splitlines() == [refused, refused, refused, "loaded"]
+
+
+def test_a_message_that_rclpy_cannot_handle_ends_nothing(folder: Path) -> None:
+    graph = Graph({"checkpoint": str(folder / "gray.safetensors"), "use_sim_time": True})
+    try:
+        graph.start()
+        clock = graph.tester.create_publisher(Clock, "/clock", 10)
+        wait_for(lambda: clock.get_subscription_count() > 0, "the node to listen to the clock")
+        clock.publish(Clock(clock=Time(sec=-1)))
+        graph.wait_message("could not be handled, and is ignored", "Seconds value must not be negative")
+        assert label(graph, 5) == 5
+        client = graph.tester.create_client(SetParameters, f"{graph.namespace}/segmentation/set_parameters")
+        assert client.wait_for_service(20)
+        client.call_async(SetParameters.Request(parameters=[ParameterMessage(name="max_gap", value=Value(type=77))]))
+        assert label(graph, 6) == 6
+        assert graph.call("reset", Trigger).success
+    finally:
+        graph.close()
 
 
 def test_a_camera_that_is_killed_is_missed_by_topic_and_its_successor_is_labelled(

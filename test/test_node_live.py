@@ -24,6 +24,7 @@ from gray import gray_frame, own_graphs, save_fusing, save_gray  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError  # noqa: E402
 from stmem_ros.node import model as model_module  # noqa: E402
@@ -270,6 +271,27 @@ def test_the_model_that_was_asked_for_last_is_the_one_that_comes(monkeypatch: py
     assert len(loaded) == 1 and not [thread for thread in threading.enumerate() if thread.name == "model loader"]
 
 
+def test_nobody_waits_long_for_a_large_model_that_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, free, loaded = threading.Event(), threading.Event(), []
+
+    def load(settings: ModelSettings) -> Model:
+        started.set()
+        assert free.wait(20)
+        return Model(settings, Path(settings.checkpoint), "", None)
+
+    monkeypatch.setattr(model_module, "load", load)
+    monkeypatch.setattr(model_module, "PATIENCE_S", 0.01)
+    loader = Loader(loaded.append, lambda *_: None)
+    loader.ask(ModelSettings("large", "cpu", "auto", "causal", 0))
+    assert started.wait(10)
+    loader.close()
+    assert loader.busy and loader.wanted is None
+    loader.ask(ModelSettings("small", "cpu", "auto", "causal", 0))
+    free.set()
+    wait_for(lambda: not loader.busy, "the loader")
+    assert [model.settings.checkpoint for model in loaded] == ["small"]
+
+
 def test_a_model_that_was_loaded_while_the_node_is_inactive_is_used_from_then_on(graph: Graph, folder: Path) -> None:
     assert graph.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
     swap(graph, checkpoint=str(folder / "shifted.safetensors"))
@@ -349,6 +371,23 @@ def test_a_hundred_transitions_in_any_order_leave_nothing_behind(folder: Path) -
         graph.wait_matched("front")
         graph.send_image(gray_frame(3), topic="front")
         graph.wait_labels(1, "front/labels")
+    finally:
+        graph.close()
+
+
+def test_enabling_while_there_are_no_cameras_counts_from_configuration_on(folder: Path) -> None:
+    graph = Graph(
+        {"checkpoint": str(folder / "gray.safetensors"), "image_topics": ["a", "b"], "enabled_cameras": ["a"]}
+    )
+    try:
+        for enabled in (True, False):
+            assert graph.call("enable", SetBool, data=enabled).success
+        assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert [stream.enabled for stream in graph.node.streams] == [False, False]
+        assert graph.call("enable", SetBool, data=True).success
+        assert [stream.enabled for stream in graph.node.streams] == [True, False]
+        assert graph.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert graph.call("enable", SetBool, data=True).success
     finally:
         graph.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
+from stmem_ros.node import segmentation_node  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns, to_array, to_image_msg  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter  # noqa: E402
@@ -362,3 +365,42 @@ def test_diagnostics_say_what_the_node_does(graph: Graph) -> None:
     assert status.hardware_id == "cpu" or torch.cuda.is_available()
     keys = {pair.key for pair in status.values}
     assert {"latency p50 ms", "latency p99 ms", "node overhead p50 ms", "labels per second", "checkpoint"} <= keys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-r", "__ns:=bad ns"], "remap rule"),
+        (["--params-file", "/nowhere/none.yaml"], "/nowhere/none.yaml"),
+        (["--nonsense"], "--nonsense"),
+        (["-p", "max_gap:=1"], "max_gap"),
+    ],
+)
+def test_what_ros_cannot_start_is_one_line(arguments: list[str], said: str, ros_domain: int) -> None:
+    command = [sys.executable, "-m", "stmem_ros.node.segmentation_node", "--ros-args", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    # rcl may warn before that.
+    last = ended.stderr.splitlines()[-1]
+    assert said in last and last.startswith("segmentation: ") and "Traceback" not in ended.stderr
+
+
+def test_help_starts_no_node(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        segmentation_node.main(["--help"])
+    assert ended.value.code == 0
+    assert "--ros-args -p" in capsys.readouterr().out
+
+
+def test_an_empty_list_is_no_list(gray_checkpoint: Path, ros_domain: int) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    arguments = ["--ros-args", "-p", "image_topics:=[]", "-p", "enabled_cameras:=[]"]
+    arguments += ["-p", f"checkpoint:={gray_checkpoint}"]
+    node = segmentation_node.SegmentationNode(context=context, cli_args=arguments)
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert [stream.name for stream in node.streams] == [""]
+    finally:
+        node.destroy_node()
+        context.try_shutdown()

@@ -1,11 +1,37 @@
-"""What rclpy's lifecycle nodes need beside what they have."""
+"""What rclpy's lifecycle nodes need beside what they have, so that no request and no message ends them."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
+
+# Seconds after a callback that failed: one that fails at once, again and again, leaves time for others.
+PAUSE_S = 0.01
+
+
+def spin(executor: Executor, node: Node) -> None:
+    """As `executor.spin()`, but what a callback raises is logged and ends nothing.
+
+    rclpy's own callbacks raise for what anybody can send: a negative time on /clock, a parameter of an unknown type.
+    Raises ExternalShutdownException and KeyboardInterrupt.
+    """
+    while True:
+        try:
+            return executor.spin()
+        except ExternalShutdownException:
+            raise
+        except Exception as error:
+            if not executor.context.ok():
+                raise
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            node.get_logger().error(
+                f"a message or a request could not be handled, and is ignored: {text}", throttle_duration_sec=10.0
+            )
+            time.sleep(PAUSE_S)
 
 
 def survive_invalid_transitions(node: LifecycleNode) -> None:

@@ -10,7 +10,7 @@ from rclpy.parameter import Parameter
 
 from stmem_ros.node.model import Loader, Model, check, reason
 from stmem_ros.node.parameters import BY_NAME, check_choice
-from stmem_ros.node.settings import ModelSettings, group, read_values
+from stmem_ros.node.settings import ModelSettings, group, read_values, value_of
 from stmem_ros.node.stream import enabled_names
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class LiveParameters:
     def loading(self) -> ModelSettings | None:
         return self._loader.wanted
 
+    @property
+    def busy(self) -> bool:
+        return self._loader.busy
+
     def take_model(self) -> Model | None:
         """The model that was loaded since the last call."""
         with self._lock:
@@ -61,7 +65,7 @@ class LiveParameters:
             values = read_values(node, parameters)
             names = [parameter.name for parameter in parameters if parameter.name in BY_NAME]
             for name in names:
-                if BY_NAME[name].fixed and values[name] != node.get_parameter(name).value:
+                if BY_NAME[name].fixed and values[name] != value_of(node, name):
                     raise ValueError(f"{name} cannot change now, {BY_NAME[name].fixed}: clean the node up first")
             settings = None
             if any(BY_NAME[name].of_model for name in names) and not self._reverting:

@@ -19,6 +19,9 @@ from stmem_ros.streaming import DeviceError, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
 from stmem_ros.streaming.exported import DOCUMENT, read_export
 
+# Seconds that a lifecycle transition, or the end, waits for a model that is being loaded.
+PATIENCE_S = 2.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -139,12 +142,17 @@ class Loader:
                 self._thread = threading.Thread(target=self._run, name="model loader")
                 self._thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the thread is at work, also on what nobody wants any more."""
+        return self._thread is not None
+
     def close(self) -> None:
-        """Want nothing any more, and wait for the thread."""
+        """Want nothing any more, and wait for the thread, but not for a network that takes longer than PATIENCE_S."""
         self.ask(None)
         thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(PATIENCE_S)
 
     def _run(self) -> None:
         while (settings := self._next()) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,9 +57,13 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, prefix: str, warn: Warn) -> None:
         self._node = node
-        self._publishers = {
-            name: create_output(node, kind, prefix + name, QOS, warn) for name, (kind, _) in TOPICS.items()
-        }
+        self._publishers: dict[str, Any] = {}
+        try:
+            for name, (kind, _) in TOPICS.items():
+                self._publishers[name] = create_output(node, kind, prefix + name, QOS, warn)
+        except Exception:
+            self.destroy()
+            raise
 
     def topic(self, name: str) -> str:
         return self._publishers[name].topic_name

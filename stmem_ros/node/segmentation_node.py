@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import signal
 import sys
 from typing import Any
@@ -13,12 +15,14 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool, Trigger
 
+from stmem_ros.files import one_line
 from stmem_ros.node import diagnostics
 from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
-from stmem_ros.node.lifecycle import forget_destroyed, survive_invalid_transitions
+from stmem_ros.node.lifecycle import forget_destroyed, spin, survive_invalid_transitions
 from stmem_ros.node.live import LiveParameters
 from stmem_ros.node.model import Model, give_back_memory, load, reason
 from stmem_ros.node.parameters import declare_parameters
@@ -30,6 +34,7 @@ from stmem_ros.node.settings import (
     group,
     read,
     read_values,
+    value_of,
 )
 from stmem_ros.node.statistics import Complaints
 from stmem_ros.node.stream import Stream, enabled_names, places
@@ -85,7 +90,9 @@ class SegmentationNode(LifecycleNode):
             wanted = places(self, self._inputs)
             torch.set_num_threads(self._inputs.threads or self._default_threads)
             self.model = load(group(ModelSettings, values))
-            self.streams = [Stream(self, place, self._vision_messages, self._complain) for place in wanted]
+            for place in wanted:
+                # One by one: where the second fails, the first is released.
+                self.streams.append(Stream(self, place, self._vision_messages, self._complain))
             self._judges = [Judge(stream) for stream in self.streams]
             self.enable_cameras(values["enabled_cameras"])
         except Exception as error:
@@ -170,7 +177,9 @@ class SegmentationNode(LifecycleNode):
     def _fail(self, message: str) -> TransitionCallbackReturn:
         """A transition failed: say why, now and in diagnostics until it succeeds."""
         self._failure = message
-        self.get_logger().error(message)
+        if self.context.ok():
+            # Else it was stopped meanwhile, and anything may fail.
+            self.get_logger().error(message)
         return TransitionCallbackReturn.FAILURE
 
     def _warn(self, message: str) -> None:
@@ -178,6 +187,11 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().warning(message)
 
     # The model
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is still being loaded, wanted or not."""
+        return self._live.busy
 
     def model_ready(self) -> None:
         """Another model waits in `_live`: take it between two frames."""
@@ -204,7 +218,12 @@ class SegmentationNode(LifecycleNode):
     # Executor thread
 
     def enable_cameras(self, wanted: list[str]) -> None:
-        """Segment the cameras of these names, all where there is none. Raises ValueError for an unknown name."""
+        """Segment the cameras of these names, all where there is none. Raises ValueError for an unknown name.
+
+        Without streams names are looked at when the node is configured.
+        """
+        if not self.streams:
+            return
         among = enabled_names(self.streams, wanted)
         for stream in self.streams:
             stream.enable(self._enabled and among(stream))
@@ -218,7 +237,7 @@ class SegmentationNode(LifecycleNode):
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._enabled = request.data
-        self.enable_cameras(self.get_parameter("enabled_cameras").value)
+        self.enable_cameras(value_of(self, "enabled_cameras"))
         response.success = True
         response.message = "segmenting" if self._enabled else "images are ignored until enabled again"
         return response
@@ -245,8 +264,18 @@ class SegmentationNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until Ctrl-C. Exit code 0 then; 1 where a parameter's type or range is wrong."""
-    rclpy.init(args=args)
+    """Run the node until Ctrl-C. Exit code 0 then; 1 after one line where ROS cannot start it as it is told to."""
+    parser = argparse.ArgumentParser(
+        prog="segmentation_node",
+        description=__doc__,
+        epilog="Parameters and remappings are given as to every ROS 2 node: --ros-args -p short_side:=360 "
+        "-r image:=/camera/image_raw; docs/topics.md lists them. `ros2 launch stmem_ros segment.launch.py` sets them.",
+    )
+    try:
+        parser.parse_known_args(remove_ros_args(args))
+        rclpy.init(args=args)
+    except RuntimeError as error:
+        return _refuse(error)
     executor = SingleThreadedExecutor()
     node = None
     code = 0
@@ -255,12 +284,11 @@ def main(args: list[str] | None = None) -> int:
         executor.add_node(node)
         if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
-        executor.spin()
+        spin(executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except ParameterException as error:
-        print(f"segmentation: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 1
+        code = _refuse(error)
     except Exception:
         # Ctrl-C while the node starts takes the graph away from under it.
         if rclpy.ok():
@@ -273,7 +301,17 @@ def main(args: list[str] | None = None) -> int:
             node.destroy_node()
         executor.shutdown()
         rclpy.try_shutdown()
+    if node is not None and node.loading:
+        # Python would wait for the network's first pass, minutes for a large one; nothing of it is wanted any more.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code
+
+
+def _refuse(error: Exception) -> int:
+    print(f"segmentation: {one_line(error)}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from stmem_ros.node.parameters import PARAMETERS, check_choice
+from stmem_ros.node.parameters import BY_NAME, PARAMETERS, check_choice
 from stmem_ros.streaming import StreamConfig
 from stmem_ros.topics import camera_names
 
 Group = TypeVar("Group")
+# What may come before `/labels`.
+NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +77,17 @@ class Thresholds:
     lost_warning: float
 
 
+def value_of(node: Node, name: str) -> Any:
+    """A parameter as it is; the default for an empty list on a command line or in a file, which is unset to ROS."""
+    try:
+        return node.get_parameter(name).value
+    except ParameterUninitializedException:
+        return BY_NAME[name].default
+
+
 def read_values(node: Node, changed: list[Parameter] | None = None) -> dict[str, Any]:
     """Every parameter of the node as it is, or as it will be with `changed`. Raises ValueError for a wrong choice."""
-    values = {parameter.name: node.get_parameter(parameter.name).value for parameter in PARAMETERS}
+    values = {parameter.name: value_of(node, parameter.name) for parameter in PARAMETERS}
     values |= {parameter.name: parameter.value for parameter in changed or [] if parameter.name in values}
     for name, value in values.items():
         check_choice(name, value)
@@ -95,13 +107,13 @@ def listed(values: list[str]) -> tuple[str, ...]:
 
 def read(node: Node, kind: type[Group]) -> Group:
     """One of the groups above, as the parameters are now."""
-    return group(kind, {field.name: node.get_parameter(field.name).value for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    return group(kind, {field.name: value_of(node, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
 def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
     """A name for the outputs of each camera: as given, else the part of the topics in which they differ; none for one.
 
-    Raises ValueError where names do not fit the topics, or two are the same.
+    Raises ValueError where names do not fit the topics, two are the same, or one cannot stand in a topic.
     """
     if len(set(topics)) != len(topics):
         twice = next(topic for topic in topics if topics.count(topic) > 1)
@@ -112,4 +124,10 @@ def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two cameras are called {twice!r}; parameter camera_names gives them names of their own")
+    for name in names:
+        if len(topics) > 1 and not NAME.fullmatch(name):
+            raise ValueError(
+                f"a camera is called {name!r}, and its outputs NAME/labels; parameter camera_names gives it a name of "
+                "letters, digits and _, not beginning with a digit, such as front or left/wide"
+            )
     return names

@@ -45,6 +45,10 @@ def places(node: LifecycleNode, settings: InputSettings) -> list[Place]:
     """Of each camera. Raises ValueError for names or topics that cannot be."""
     topics = settings.image_topics or (THE_TOPIC,)
     names = name_cameras(topics, settings.camera_names) if settings.image_topics else [""]
+    resolved = [node.resolve_topic_name(topic) for topic in topics]
+    for topic, full in zip(topics, resolved, strict=True):
+        if resolved.count(full) > 1:
+            raise ValueError(f"parameter image_topics has {full} twice, once as {topic}; each camera has one window")
     info = settings.camera_info_topics
     if info and len(info) != len(topics):
         raise ValueError(f"parameter camera_info_topics has {len(info)} topics for {len(topics)} cameras")
@@ -66,7 +70,11 @@ class Stream:
         prefix = f"{place.name}/" if place.name else ""
         self.statistics = Statistics()
         self.outputs = Outputs(node, prefix, warn)
-        self.label_info = LabelInfoPublisher(node, prefix + LABEL_INFO, messages, warn)
+        try:
+            self.label_info = LabelInfoPublisher(node, prefix + LABEL_INFO, messages, warn)
+        except Exception:
+            self.outputs.destroy()
+            raise
         self.engine: StreamingSegmenter | None = None
         self.enabled = True
         self.reset_asked = threading.Event()
