@@ -141,7 +141,8 @@ def page() -> str:
         paragraph(
             f"One status a camera, `NODE: {THE_STREAM}` or `NODE: ` and the camera's name, and one of the model, "
             f"`NODE: {diagnostics.THE_MODEL}`, where `NODE` is the node's full name. The message is what is wrong, the "
-            "worst first; the thresholds of WARN and ERROR are parameters."
+            "worst first; the thresholds of WARN and ERROR are parameters. Before it is configured, or where that "
+            f"failed, the node says so, and why, in one status without keys, `NODE: {THE_STREAM}`."
         ),
         table(("key of a camera", "value"), code_rows(diagnostics.STREAM_VALUES)),
         paragraph(f"`REASON` is one of {', '.join(f'`{reason}`' for reason in reset_reasons())}."),

@@ -19,7 +19,8 @@ THE_MODEL = "model"
 # What the status of a camera says, by key; what is in capitals is filled in.
 STREAM_VALUES = {
     "frames received": "since the node was configured, as all counts",
-    "frames labelled": "whose labels were published",
+    "frames labelled": "whose labels were published; with `centered` a frame whose window is forgotten before the "
+    "next one comes is never labelled",
     "frames dropped for newer ones": "that came while the network was busy",
     "frames ignored while disabled": "by `~/enable` or `enabled_cameras`",
     "frames rejected": "that could not be segmented, and the log says why",

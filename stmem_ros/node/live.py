@@ -9,7 +9,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
 from stmem_ros.node.model import Loader, Model, check, reason
-from stmem_ros.node.parameters import BY_NAME, check_choice
+from stmem_ros.node.parameters import BY_NAME, READ_AT_START, check_choice
 from stmem_ros.node.settings import ModelSettings, group, read_values, value_of
 from stmem_ros.node.stream import enabled_names
 
@@ -59,14 +59,12 @@ class LiveParameters:
         try:
             for parameter in parameters:
                 check_choice(parameter.name, parameter.value)
+                self._require_free(parameter)
             if node.model is None:
                 # The rest is checked when the node is configured.
                 return SetParametersResult(successful=True)
             values = read_values(node, parameters)
             names = [parameter.name for parameter in parameters if parameter.name in BY_NAME]
-            for name in names:
-                if BY_NAME[name].fixed and values[name] != value_of(node, name):
-                    raise ValueError(f"{name} cannot change now, {BY_NAME[name].fixed}: clean the node up first")
             settings = None
             if any(BY_NAME[name].of_model for name in names) and not self._reverting:
                 settings = group(ModelSettings, values)
@@ -82,6 +80,16 @@ class LiveParameters:
         if "enabled_cameras" in names:
             node.enable_cameras(values["enabled_cameras"])
         return SetParametersResult(successful=True)
+
+    def _require_free(self, parameter: Parameter) -> None:
+        """Raises ValueError where it is fixed and would change."""
+        name, declared = parameter.name, BY_NAME.get(parameter.name)
+        if declared is None or not declared.fixed or parameter.value == value_of(self._node, name):
+            return
+        if declared.fixed == READ_AT_START:
+            raise ValueError(f"{name} cannot change any more, {declared.fixed}: start the node with another value")
+        if self._node.model is not None:
+            raise ValueError(f"{name} cannot change now, {declared.fixed}: clean the node up first")
 
     # Loader's thread
 

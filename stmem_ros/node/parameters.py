@@ -10,13 +10,14 @@ from rclpy.node import Node
 
 from stmem_ros.streaming.device import PRECISIONS
 
+READ_AT_START = "it is read when the node starts"
 TOPICS_FIXED = "it decides which topics there are"
 LISTENING_FIXED = "it is read when the node starts to listen"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """`fixed` says why it cannot change while the node is configured; empty: it may.
+    """`fixed` says why it cannot change while the node is configured, or (READ_AT_START) ever; empty: it may.
 
     Those `of_model` act once the model has been loaded anew. A list is empty where it holds one empty string, since
     ROS does not know the type of an empty list.
@@ -174,7 +175,7 @@ PARAMETERS = (
         "autostart",
         True,
         "Configure and activate at once instead of waiting for a lifecycle manager.",
-        fixed="it is read when the node starts",
+        fixed=READ_AT_START,
     ),
 )
 BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}

@@ -109,7 +109,7 @@ class SegmentationNode(LifecycleNode):
         engine = self.model.engine
         self.get_logger().info(
             f"model {self.model.path} on {engine.device}, {len(engine.info.labels)} classes, "
-            f"window {self.model.settings.window} of {engine.length}, {len(self.streams)} cameras"
+            f"window {self.model.settings.window} of {engine.length}, cameras: {len(self.streams)}"
         )
         return super().on_configure(state)
 
@@ -205,7 +205,11 @@ class SegmentationNode(LifecycleNode):
         if model is not None:
             self._use_model(model)
             self._freed = True
-            self.get_logger().info(f"now model {model.path}, {len(model.engine.info.labels)} classes")
+            settings = model.settings
+            self.get_logger().info(
+                f"now model {model.path}, {len(model.engine.info.labels)} classes, window {settings.window}, "
+                f"short_side {settings.short_side}, {settings.precision} precision on {model.engine.device}"
+            )
 
     def _use_model(self, model: Model) -> None:
         self.model = model
