@@ -325,6 +325,7 @@ def test_a_camera_is_called_by_what_its_topic_has_of_its_own(topics: tuple[str, 
         (("/a", "/b"), ("one", "rear cam"), "a camera is called 'rear cam'.*letters, digits and _"),
         (("/a", "/b"), ("x", "/segmentation/x"), "a camera is called '/segmentation/x'"),
         (("/a", "/b"), ("one", "2"), "a camera is called '2'"),
+        (("/a",), ("rear cam",), "a camera is called 'rear cam'"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(topics: tuple[str, ...], names: tuple[str, ...], said: str) -> None:

@@ -135,7 +135,7 @@ def page() -> str:
         paragraph(
             "A parameter that may change does so between two frames. Where it loads a model, that is done beside the "
             "one that runs, and a file that cannot be used changes nothing. The others refuse with the reason while "
-            'the node is configured. An empty list is `[""]`.'
+            'the node is configured, `autostart` always. An empty list is `[""]`.'
         ),
         "## Diagnostics",
         paragraph(

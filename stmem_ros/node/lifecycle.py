@@ -9,6 +9,8 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 
+from stmem_ros.files import one_line
+
 # Seconds after a callback that failed: one that fails at once, again and again, leaves time for others.
 PAUSE_S = 0.01
 
@@ -27,7 +29,7 @@ def spin(executor: Executor, node: Node) -> None:
         except Exception as error:
             if not executor.context.ok():
                 raise
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            text = f"{type(error).__name__}: {one_line(error)}"
             node.get_logger().error(
                 f"a message or a request could not be handled, and is ignored: {text}", throttle_duration_sec=10.0
             )
@@ -45,7 +47,7 @@ def survive_invalid_transitions(node: LifecycleNode) -> None:
         try:
             return original(request, response)
         except RuntimeError as error:
-            node.get_logger().warning(f"lifecycle request refused: {' '.join(str(error).split())}")
+            node.get_logger().warning(f"lifecycle request refused: {one_line(error)}")
             response.success = False
             return response
 

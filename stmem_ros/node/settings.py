@@ -125,7 +125,7 @@ def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two cameras are called {twice!r}; parameter camera_names gives them names of their own")
     for name in names:
-        if len(topics) > 1 and not NAME.fullmatch(name):
+        if name and not NAME.fullmatch(name):
             raise ValueError(
                 f"a camera is called {name!r}, and its outputs NAME/labels; parameter camera_names gives it a name of "
                 "letters, digits and _, not beginning with a digit, such as front or left/wide"
