@@ -37,11 +37,10 @@ DEADLINE_S = 90.0
 class Process:
     """A node as a user starts it; its output goes to a file."""
 
-    def __init__(self, module: str, log: Path, *arguments: str) -> None:
+    def __init__(self, command: list[str], log: Path) -> None:
         self.log = log
         with log.open("wb") as file:
-            command = [sys.executable, "-m", module, "--ros-args", *arguments]
-            self.popen = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+            self.popen = subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
 
     @property
     def output(self) -> str:
@@ -58,8 +57,9 @@ class Process:
 def start(tmp_path: Path, ros_domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start_process(module: str, *arguments: str) -> Process:
-        started.append(Process(f"stmem_ros.node.{module}", tmp_path / f"{len(started)}.log", *arguments))
+    def start_process(node: str, *arguments: str, command: list[str] | None = None) -> Process:
+        command = [*(command or ["-m", f"stmem_ros.node.{node}"]), "--ros-args", *arguments]
+        started.append(Process(command, tmp_path / f"{len(started)}.log"))
         return started[-1]
 
     start_process.started = started  # type: ignore[attr-defined]
@@ -283,6 +283,34 @@ def test_the_node_ends_with_exit_code_0_and_no_traceback(start: Callable[..., Pr
     process.popen.send_signal(number)
     assert process.popen.wait(DEADLINE_S) == 0
     assert "Traceback" not in process.output
+
+
+# Fast DDS as it is while a process that it speaks to over TCP is stopped: it keeps the interpreter's lock, for ever.
+NEVER_ENDS = """
+import ctypes, runpy, sys
+import rclpy.node
+from stmem_ros.node import lifecycle
+lifecycle.ENDS_WITHIN_S = 1
+rclpy.node.Node.destroy_node = lambda node: ctypes.PyDLL(None).sleep(1000)
+module = sys.argv.pop(1)
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("node", ["segmentation_node", "replay_node"])
+def test_a_node_ends_also_where_the_middleware_does_not(
+    start: Callable[..., Process], tmp_path: Path, node: str
+) -> None:
+    """Its exit status says so; what it had to say is out."""
+    cv2.imwrite(str(tmp_path / "frame.png"), np.zeros((48, 64, 3), np.uint8))
+    parameters = ["-p", f"source:={tmp_path}", "-p", "wait_for_subscriber:=false"] if node == "replay_node" else []
+    process = start(node, *parameters, command=["-c", NEVER_ENDS, f"stmem_ros.node.{node}"])
+    if node == "segmentation_node":
+        process.wait_output("classes, window causal")
+        process.popen.send_signal(signal.SIGINT)
+    assert process.popen.wait(DEADLINE_S) == -signal.SIGALRM
+    assert "Traceback" not in process.output
+    assert ("\npublished 1 frames\n" in process.output) == (node == "replay_node")
 
 
 def test_a_parameter_of_the_wrong_type_is_one_line_and_exit_code_1(start: Callable[..., Process]) -> None:

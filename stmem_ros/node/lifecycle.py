@@ -1,7 +1,8 @@
-"""What rclpy's lifecycle nodes need beside what they have, so that no request and no message ends them."""
+"""What rclpy's nodes need beside what they have, so that no request and no message ends them, but Ctrl-C does."""
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from stmem_ros.files import one_line
 
 # Seconds after a callback that failed: one that fails at once, again and again, leaves time for others.
 PAUSE_S = 0.01
+# Before a launch file, which asks again after five seconds and kills after ten.
+ENDS_WITHIN_S = 8
 
 
 def spin(executor: Executor, node: Node) -> None:
@@ -34,6 +37,17 @@ def spin(executor: Executor, node: Node) -> None:
                 f"a message or a request could not be handled, and is ignored: {text}", throttle_duration_sec=10.0
             )
             time.sleep(PAUSE_S)
+
+
+def end_soon() -> None:
+    """This process is about to end: after ENDS_WITHIN_S the system ends it (SIGALRM, status 142).
+
+    Over TCP (`LARGE_DATA`) Fast DDS 2.14.5 waits for ever at its end for a process that is stopped (Fast DDS 6066).
+    rclpy holds the interpreter's lock meanwhile, so that no thread and no signal handler of Python's would end it.
+    The wait may come as late as the interpreter's own end. Main thread only.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(ENDS_WITHIN_S)
 
 
 def survive_invalid_transitions(node: LifecycleNode) -> None:

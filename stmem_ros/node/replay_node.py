@@ -26,6 +26,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from stmem_ros.encode import EncodeError, encode_image
+from stmem_ros.node.lifecycle import end_soon
 from stmem_ros.node.messages import stamp_from_ns, to_array, to_image_msg
 from stmem_ros.sources import DEFAULT_RATE, Frame, SourceError, open_source
 
@@ -188,6 +189,8 @@ def main(args: list[str] | None = None) -> int:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = ReplayNode(stopping)
     except (SourceError, ParameterException, ValueError, RuntimeError) as error:
+        end_soon()
+        rclpy.try_shutdown()
         return _fail(error)
     failure: Exception | None = None
     try:
@@ -195,16 +198,16 @@ def main(args: list[str] | None = None) -> int:
     except (SourceError, EncodeError) as error:
         failure = error
     node.get_logger().info(f"published {node.published} frames")
-    node.destroy_node()
-    rclpy.shutdown()
     code = 0 if failure is None else _fail(failure)
     print(f"published {node.published} frames", flush=True)
+    end_soon()
+    node.destroy_node()
+    rclpy.try_shutdown()
     return code
 
 
 def _fail(error: Exception) -> int:
     print(f"replay: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    rclpy.try_shutdown()
     return 1
 
 

@@ -22,7 +22,7 @@ from stmem_ros.files import one_line
 from stmem_ros.node import diagnostics
 from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
-from stmem_ros.node.lifecycle import forget_destroyed, spin, survive_invalid_transitions
+from stmem_ros.node.lifecycle import end_soon, forget_destroyed, spin, survive_invalid_transitions
 from stmem_ros.node.live import LiveParameters
 from stmem_ros.node.model import Model, give_back_memory, load, reason
 from stmem_ros.node.parameters import declare_parameters
@@ -301,6 +301,7 @@ def main(args: list[str] | None = None) -> int:
         # A second Ctrl-C must not interrupt the end.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        end_soon()
         if node is not None:
             node.destroy_node()
         executor.shutdown()
