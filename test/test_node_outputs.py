@@ -143,6 +143,24 @@ def test_camera_info_comes_with_the_labels_at_their_size_and_is_not_listened_to_
     graph.tester.destroy_publisher(source)
 
 
+def test_a_calibration_that_is_none_costs_no_frame(graph: Graph) -> None:
+    source = graph.tester.create_publisher(CameraInfo, f"{graph.namespace}/calibration", 10)
+    graph.listen("camera_info")
+    wait_for(lambda: source.get_subscription_count() == 1, "the node to listen to the calibration")
+    nonsense = calibration(2**31)
+    nonsense.roi.width = 1
+    source.publish(nonsense)
+    wait_for(lambda: graph.stream.info.newest is not None, "the calibration")
+    statistics, number = graph.stream.statistics, len(graph.received["labels"])
+    failures = statistics.rejected["failure"]
+    graph.labels_of(gray_frame(5))
+    graph.wait_message(f"the calibration on {source.topic_name} is none: 2147483648x72")
+    assert statistics.rejected["failure"] == failures and len(graph.received["labels"]) == number + 1
+    assert not graph.received["camera_info"]
+    graph.forget("camera_info")
+    graph.tester.destroy_publisher(source)
+
+
 def test_a_scaled_calibration_projects_to_the_scaled_pixel() -> None:
     info, header = calibration(192, 144), Header(frame_id="camera")
     # Half of the region, which the driver has binned by two already.

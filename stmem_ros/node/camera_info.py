@@ -17,6 +17,8 @@ from stmem_ros.node.camera import COMPRESSED, LOOK_PERIOD
 
 # Best effort takes what either kind of publisher offers.
 QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Of a size in a message.
+LARGEST = 2**32 - 1
 
 
 def beside(image_topic: str) -> str:
@@ -28,13 +30,22 @@ def scaled(info: CameraInfo, size: tuple[int, int], header: Header) -> CameraInf
     """`info` for an image of `size` `(height, width)`, as image_proc scales it: focal lengths, centres and region.
 
     The distortion and the rotation stay. The image that `info` is of is its region of interest, binned.
+    Raises ValueError where a size comes out larger than a message holds.
     """
     height, width = size
     across = width * max(info.binning_x, 1) / max(info.roi.width or info.width, 1)
     down = height * max(info.binning_y, 1) / max(info.roi.height or info.height, 1)
+    roi = info.roi
+    sizes = [round(value * across) for value in (info.width, roi.x_offset, roi.width)]
+    sizes += [round(value * down) for value in (info.height, roi.y_offset, roi.height)]
+    if max(sizes) > LARGEST:
+        raise ValueError(
+            f"{info.width}x{info.height} with a region of {roi.width}x{roi.height} cannot be scaled to {width}x{height}"
+        )
     result = copy.deepcopy(info)
     result.header = header
-    result.width, result.height = round(info.width * across), round(info.height * down)
+    result.width, result.roi.x_offset, result.roi.width = sizes[:3]
+    result.height, result.roi.y_offset, result.roi.height = sizes[3:]
     k, p = (array.array("d", values) for values in (info.k, info.p))
     for row, factor in ((0, across), (1, down)):
         for column in range(3):
@@ -42,9 +53,6 @@ def scaled(info: CameraInfo, size: tuple[int, int], header: Header) -> CameraInf
         for column in range(4):
             p[4 * row + column] *= factor
     result.k, result.p = k, p
-    roi = result.roi
-    roi.x_offset, roi.width = round(roi.x_offset * across), round(roi.width * across)
-    roi.y_offset, roi.height = round(roi.y_offset * down), round(roi.height * down)
     return result
 
 

@@ -72,16 +72,18 @@ class Outputs:
         """Whether somebody subscribes to one of these."""
         return any(self._publishers[name].get_subscription_count() > 0 for name in names)
 
-    def publish_labels(self, segmentation: Segmentation, header: Header, info: CameraInfo | None) -> None:
-        """What planners read. `segmentation` is at the outputs' size; `info` is the camera's calibration if known."""
+    def publish_labels(self, segmentation: Segmentation, header: Header) -> None:
+        """What planners read. `segmentation` is at the outputs' size."""
         labels = segmentation.labels
         self._publish("labels", lambda: to_image_msg(labels, "mono8", header))
         self._publish("labels/compressed", lambda: to_png_msg(labels, header))
         confidence = segmentation.confidence
         if confidence is not None:
             self._publish("confidence", lambda: to_image_msg(confidence, "mono8", header))
-        if info is not None:
-            self._publish("camera_info", lambda: scaled(info, (labels.shape[0], labels.shape[1]), header))
+
+    def publish_camera_info(self, info: CameraInfo, size: tuple[int, int], header: Header) -> None:
+        """The camera's calibration for labels of `size` `(height, width)`. Raises ValueError where it is none."""
+        self._publish("camera_info", lambda: scaled(info, size, header))
 
     def publish_pictures(
         self, segmentation: Segmentation, header: Header, table: NDArray[np.uint8], settings: FrameSettings

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header
 
 from stmem_ros.node.camera import Camera
 from stmem_ros.node.camera_info import CameraInfoListener, beside
@@ -122,15 +123,26 @@ class Stream:
         if info_topic and info_topic != self.outputs.topic("camera_info"):
             self.info = CameraInfoListener(self._node, info_topic, lambda: self.outputs.wanted("camera_info"))
 
-    def no_camera_info(self) -> str:
-        """Why nobody gets the calibration, for people."""
-        output, info = self.outputs.topic("camera_info"), self.info
-        if info is None:
-            return f"nothing comes on {output}: it is not known where the calibration is; set camera_info_topics"
-        return (
-            f"nothing comes on {output}: no calibration came on {info.topic} yet; does the camera driver publish "
-            "it there? If not, set camera_info_topics"
-        )
+    def publish_camera_info(self, size: tuple[int, int], header: Header) -> None:
+        """The calibration beside labels of `size` `(height, width)`, or a warning to those who want it."""
+        if not self.outputs.wanted("camera_info"):
+            return
+        # Once: the executor's thread changes them.
+        listener = self.info
+        info = None if listener is None else listener.newest
+        nothing = f"nothing comes on {self.outputs.topic('camera_info')}"
+        if listener is None:
+            why = "it is not known where the calibration is; set camera_info_topics"
+            self._warn(f"no calibration {self.name}", f"{nothing}: {why}")
+        elif info is None:
+            why = f"no calibration came on {listener.topic} yet; does the camera driver publish it there?"
+            self._warn(f"no calibration {self.name}", f"{nothing}: {why} If not, set camera_info_topics")
+        else:
+            try:
+                self.outputs.publish_camera_info(info, size, header)
+            except ValueError as error:
+                why = f"the calibration on {listener.topic} is none: {error}"
+                self._warn(f"calibration {self.name}", f"{nothing}: {why}")
 
     def stop_listening(self) -> None:
         for part in (self.camera, self.info):

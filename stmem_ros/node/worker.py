@@ -165,11 +165,8 @@ class Worker:
         stream = job.stream
         segmentation = at_output_size(result, settings)
         header = Header(stamp=stamp_from_ns(result.stamp_ns), frame_id=result.frame_id)
-        listener = stream.info
-        info = None if listener is None else listener.newest
-        stream.outputs.publish_labels(segmentation, header, info)
-        if info is None and stream.outputs.wanted("camera_info"):
-            self._complain(f"camera_info {stream.name}", stream.no_camera_info())
+        stream.outputs.publish_labels(segmentation, header)
+        stream.publish_camera_info((segmentation.labels.shape[0], segmentation.labels.shape[1]), header)
         published = time.perf_counter()
         latency = published - job.letter.arrival
         if result.stamp_ns:
