@@ -68,6 +68,7 @@ SICK = {
         {"steady": samples(1800, 10 * MIB / 3600)},
         "growth an hour, over 1800 s",
     ),
+    "the node keeps up": ({"rate": 13.0}, "labels a second"),
     "a thread is left": ({"end": Handles(21, 18)}, "threads"),
     "a file is left": ({"end": Handles(20, 19)}, "open files"),
     "frames wait in a queue": ({"labels": labels(behind=6)[0]}, "frames older than inference + period"),
@@ -107,6 +108,20 @@ def test_frames_that_came_before_the_node_had_found_the_camera_do_not_count() ->
 
 def test_half_an_hour_of_noise_is_within_a_mebibyte_an_hour() -> None:
     assert broken(record(steady=samples(1800, 0))) == []
+
+
+def test_growth_that_does_not_stand_out_of_the_noise_is_no_leak_and_one_that_does_is() -> None:
+    steady = samples(1800, 0)
+    # Up and down over some minutes, as memory that is used again: an hour and a half would tell.
+    waves = [
+        3 * MIB * np.sin(sample.time / 90) * np.random.default_rng(k // 400).normal() for k, sample in enumerate(steady)
+    ]
+    for growth, found in ((2, False), (20, True)):
+        moved = [
+            dataclasses.replace(sample, resident=int(sample.resident + wave + growth * MIB * place / len(steady) / 2))
+            for place, (sample, wave) in enumerate(zip(steady, waves, strict=True))
+        ]
+        assert any(row.startswith("growth an hour") for row in broken(record(steady=moved))) == found
 
 
 def test_memory_threads_and_files_are_those_of_the_process() -> None:

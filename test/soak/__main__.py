@@ -27,7 +27,6 @@ from soak.stage import SECONDS_TO_START, SoakError, Stage
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT
 from stmem_ros.node.processes import OWN_DOMAIN
 
-RATE = 60.0
 SIZE = (240, 320)
 # What two cores label about ten times a second.
 SHORT_SIDE = 240
@@ -68,7 +67,7 @@ def least(stage: Stage, seconds: float, enough: Handles | None = None) -> Handle
     return found
 
 
-def soak(folder: Path, seconds: float, pause: float) -> Record:
+def soak(folder: Path, seconds: float, pause: float, rate: float) -> Record:
     """Disturb the node for about `seconds` after its first labels. Raises SoakError where it cannot be started."""
     second, broken = folder / "second.safetensors", folder / "broken.safetensors"
     data = DEFAULT_CHECKPOINT.read_bytes()
@@ -77,7 +76,7 @@ def soak(folder: Path, seconds: float, pause: float) -> Record:
     cycle = [*CYCLE, SwapModel(DEFAULT_CHECKPOINT, second, broken)]
     done: collections.Counter[str] = collections.Counter()
     complaints: list[str] = []
-    stage = Stage(folder, RATE, SIZE, {"short_side": str(SHORT_SIDE), "checkpoint": str(DEFAULT_CHECKPOINT)})
+    stage = Stage(folder, rate, SIZE, {"short_side": str(SHORT_SIDE), "checkpoint": str(DEFAULT_CHECKPOINT)})
     sampler = Sampler(lambda: stage.pid)
 
     busy: list[tuple[float, float]] = []
@@ -115,7 +114,7 @@ def soak(folder: Path, seconds: float, pause: float) -> Record:
             tuple(stage.labels),
             tuple(stage.centered),
             stage.published(),
-            RATE,
+            rate,
             SIZE[0] * SIZE[1] * 3,
             tuple(steady),
             warm,
@@ -132,6 +131,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800.0, help="how long (default: half an hour)")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two disturbances")
+    parser.add_argument(
+        "--rate", type=float, default=60.0, help="Hz of the camera, too fast for the node (default: 60)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", OWN_DOMAIN)
@@ -140,7 +142,7 @@ def main() -> int:
     started = time.time()
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         try:
-            record = soak(Path(folder), options.seconds, options.pause)
+            record = soak(Path(folder), options.seconds, options.pause, options.rate)
         except SoakError as error:
             print(f"soak: {error}", file=sys.stderr)
             return 1
