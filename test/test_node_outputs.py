@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from graph import Graph, pixels, wait_for  # noqa: E402
 from gray import gray_frame, own_graphs, save_gray  # noqa: E402
+from rclpy.duration import Duration  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest  # noqa: E402
@@ -23,7 +26,7 @@ from std_msgs.msg import Header  # noqa: E402
 
 from stmem_ros.labels import LabelSet  # noqa: E402
 from stmem_ros.node import label_info, outputs, segmentation_node  # noqa: E402
-from stmem_ros.node.camera_info import beside, scaled  # noqa: E402
+from stmem_ros.node.camera_info import beside, fitted, scaled  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
 
 DEFAULTS = {"overlay_alpha": 0.5, "output_scale": 1.0, "output_height": 0}
@@ -126,8 +129,6 @@ def test_camera_info_comes_with_the_labels_at_their_size_and_is_not_listened_to_
     graph.labels_of(gray_frame(1))
     assert source.get_subscription_count() == 0
     graph.listen("camera_info")
-    graph.labels_of(gray_frame(1))
-    graph.wait_message(f"no calibration came on {topic}", "camera_info_topics")
     wait_for(lambda: source.get_subscription_count() == 1, "the node to listen to the calibration")
     assert graph.set(output_scale=0.5).successful
     source.publish(calibration())
@@ -143,18 +144,126 @@ def test_camera_info_comes_with_the_labels_at_their_size_and_is_not_listened_to_
     graph.tester.destroy_publisher(source)
 
 
+def test_a_calibration_is_missed_once_it_was_listened_for_two_seconds(graph: Graph) -> None:
+    before = time.monotonic()
+    graph.listen("camera_info")
+
+    def complains() -> bool:
+        graph.labels_of(gray_frame(1))
+        return any(f"no calibration came on {graph.namespace}/calibration yet" in text for text in graph.messages())
+
+    wait_for(complains, "the complaint")
+    assert time.monotonic() - before >= 2
+    graph.wait_message("no calibration came", "If not, set camera_info_topics")
+
+
+def test_a_node_that_stops_does_not_complain_of_the_calibration(checkpoint: Path) -> None:
+    graph = Graph({"checkpoint": str(checkpoint)})
+    try:
+        graph.start("camera_info")
+        assert graph.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+        # As the worker does with the frame that was in work.
+        graph.stream.publish_camera_info((72, 96), Header())
+        graph.node.get_logger().info("that was all")
+        graph.wait_message("that was all")
+        assert not [text for text in graph.messages() if "calibration" in text]
+    finally:
+        graph.close()
+
+
+def test_a_calibration_of_another_shape_is_not_published_and_both_sizes_are_named(checkpoint: Path) -> None:
+    graph = Graph({"checkpoint": str(checkpoint), "camera_info_topics": ["calibration"], "output_scale": 0.5})
+    try:
+        graph.start("labels", "camera_info")
+        source = graph.tester.create_publisher(CameraInfo, f"{graph.namespace}/calibration", 10)
+        wait_for(lambda: source.get_subscription_count() == 1, "the node to listen to the calibration")
+
+        def send(info: CameraInfo) -> Image:
+            source.publish(info)
+            wait_for(lambda: graph.stream.info.newest == info, "the calibration")
+            return graph.labels_of(gray_frame(5))
+
+        send(calibration(1280, 720))
+        what = f"nothing comes on {graph.namespace}/camera_info: the calibration on {source.topic_name} cannot be used"
+        graph.wait_message(what, "1280x720", "96x72", "calibrate", "camera_info_topics")
+        labels = send(calibration(1280, 960))
+        wait_for(lambda: graph.received["camera_info"], "a camera_info")
+        (info,) = graph.received["camera_info"]
+        assert info.header == labels.header
+        assert (info.width, info.height) == (labels.width, labels.height) == (48, 36)
+    finally:
+        graph.close()
+
+
+def test_a_calibration_without_a_size_gets_that_of_the_labels(graph: Graph) -> None:
+    source = graph.tester.create_publisher(CameraInfo, f"{graph.namespace}/calibration", 10)
+    graph.listen("camera_info")
+    wait_for(lambda: source.get_subscription_count() == 1, "the node to listen to the calibration")
+    assert graph.set(output_scale=0.5).successful
+    # As of a camera that is not calibrated.
+    unknown = CameraInfo(binning_x=2, binning_y=2)
+    source.publish(unknown)
+    wait_for(lambda: graph.stream.info.newest == unknown, "the calibration")
+    labels = graph.labels_of(gray_frame(2))
+    wait_for(lambda: graph.received["camera_info"], "a camera_info")
+    (info,) = graph.received["camera_info"]
+    assert (info.width, info.height) == (labels.width, labels.height) == (48, 36)
+    assert (info.binning_x, info.roi, set(info.k)) == (0, RegionOfInterest(), {0.0})
+    graph.forget("camera_info")
+    graph.tester.destroy_publisher(source)
+
+
+@pytest.mark.parametrize(
+    ("own", "image", "fits"),
+    [
+        # Width and height. Halves and thirds are rounded up or down.
+        ((1280, 720), (640, 360), True),
+        ((1920, 1080), (853, 480), True),
+        ((1920, 1080), (854, 480), True),
+        ((639, 479), (1280, 960), True),
+        ((641, 481), (320, 240), True),
+        ((640, 480), (640, 481), True),
+        ((4000, 3000), (4, 3), True),
+        ((1280, 720), (640, 480), False),
+        ((640, 480), (480, 640), False),
+        ((640, 480), (640, 482), False),
+        ((1920, 1080), (1920, 1088), False),
+        ((1280, 720), (848, 480), False),
+    ],
+)
+def test_a_calibration_is_taken_for_images_of_its_shape(
+    own: tuple[int, int], image: tuple[int, int], fits: bool
+) -> None:
+    for info, (width, height) in ((calibration(*own), image), (calibration(*image), own)):
+        if fits:
+            assert fitted(info, (height, width)) is info
+        else:
+            sizes = f"images of {info.width}x{info.height}, and the camera's are {width}x{height}, another shape"
+            with pytest.raises(ValueError, match=sizes):
+                fitted(info, (height, width))
+
+
+def test_the_shape_of_a_calibration_is_that_of_its_region_binned() -> None:
+    info = calibration(1920, 1080)
+    info.binning_x = info.binning_y = 2
+    info.roi = RegionOfInterest(x_offset=240, width=1281, height=961)
+    assert fitted(info, (480, 640)) is info
+    with pytest.raises(ValueError, match=r"640x480 \(what roi and binning leave of 1920x1080\), .* 960x540, another"):
+        fitted(info, (540, 960))
+
+
 def test_a_calibration_that_is_none_costs_no_frame(graph: Graph) -> None:
     source = graph.tester.create_publisher(CameraInfo, f"{graph.namespace}/calibration", 10)
     graph.listen("camera_info")
     wait_for(lambda: source.get_subscription_count() == 1, "the node to listen to the calibration")
     nonsense = calibration(2**31)
-    nonsense.roi.width = 1
+    nonsense.roi.width, nonsense.roi.height = 4, 3
     source.publish(nonsense)
-    wait_for(lambda: graph.stream.info.newest is not None, "the calibration")
+    wait_for(lambda: graph.stream.info.newest == nonsense, "the calibration")
     statistics, number = graph.stream.statistics, len(graph.received["labels"])
     failures = statistics.rejected["failure"]
     graph.labels_of(gray_frame(5))
-    graph.wait_message(f"the calibration on {source.topic_name} is none: 2147483648x72")
+    graph.wait_message(f"the calibration on {source.topic_name} cannot be used: 2147483648x72")
     assert statistics.rejected["failure"] == failures and len(graph.received["labels"]) == number + 1
     assert not graph.received["camera_info"]
     graph.forget("camera_info")
@@ -303,11 +412,57 @@ def test_qos_overrides_are_taken_and_who_does_not_match_is_named(
         offered = graph.tester.get_publishers_info_by_topic(labels)[0].qos_profile
         assert offered.reliability == ReliabilityPolicy.BEST_EFFORT
         graph.tester.create_subscription(Image, labels, lambda _: None, QoSProfile(depth=1))
-        wait_for(lambda: heard(f"a subscriber of {labels}", "reliability", "(reliable", "qos_overrides"), "the warning")
+        parameter = f"set parameter qos_overrides.{labels}.publisher.reliability, which is best_effort, to reliable"
+        subscriber = f"a subscriber of {labels}"
+        wait_for(lambda: heard(subscriber, "(reliable", "ask for best effort", parameter), "the warning")
         graph.add_camera("image", reliability=ReliabilityPolicy.BEST_EFFORT)
-        image = f"a publisher of {graph.namespace}/image"
-        wait_for(lambda: heard(image, "(best effort)", "reliability to auto"), "the warning")
+        image = f"{graph.namespace}/image"
+        parameter = f"parameter qos_overrides.{image}.subscription.reliability is reliable; set it to best_effort"
+        wait_for(lambda: heard(f"a publisher of {image}", "(best effort)", parameter), "the warning")
         result = graph.set(**{f"qos_overrides.{labels}.publisher.depth": 3})
         assert not result.successful and "read-only" in result.reason
+    finally:
+        graph.close()
+
+
+@pytest.mark.parametrize(
+    ("topic", "policy", "asked", "remedy"),
+    [
+        ("labels", "durability", {"durability": DurabilityPolicy.TRANSIENT_LOCAL}, "volatile durability"),
+        ("color", "deadline", {"deadline": Duration(seconds=1)}, "no deadline"),
+        ("overlay", "liveliness", {"liveliness_lease_duration": Duration(seconds=1)}, "automatic liveliness"),
+    ],
+)
+def test_who_asks_for_more_than_any_parameter_gives_is_told_what_to_ask_for(
+    graph: Graph, topic: str, policy: str, asked: dict[str, Any], remedy: str
+) -> None:
+    name = f"{graph.namespace}/{topic}"
+    subscriber = graph.tester.create_subscription(Image, name, lambda _: None, QoSProfile(depth=1, **asked))
+    text = graph.wait_message(f"a subscriber of {name} asks for a {policy} that this node", f"let it ask for {remedy}")
+    named = re.findall(r"qos_overrides\.[\w./]+", text)
+    assert [parameter for parameter in named if not graph.node.has_parameter(parameter)] == []
+    graph.tester.destroy_subscription(subscriber)
+
+
+def test_a_reliability_that_was_asked_for_and_is_not_offered_is_set_to_auto(checkpoint: Path) -> None:
+    graph = Graph({"checkpoint": str(checkpoint), "reliability": "reliable"})
+    try:
+        assert graph.node.trigger_configure() and graph.node.trigger_activate()
+        graph.add_camera("image", reliability=ReliabilityPolicy.BEST_EFFORT)
+        text = graph.wait_message(f"a publisher of {graph.namespace}/image", "reliability is reliable; set it to auto")
+        assert "qos_overrides" not in text
+    finally:
+        graph.close()
+
+
+def test_a_reliability_that_the_node_chooses_itself_is_nothing_to_warn_of(checkpoint: Path) -> None:
+    graph = Graph({"checkpoint": str(checkpoint)})
+    try:
+        graph.start()
+        graph.wait_message("subscribed to", "(reliable)")
+        profile = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+        graph.tester.create_publisher(Image, f"{graph.namespace}/image", profile)
+        graph.wait_message("subscribed to", "(best effort)")
+        assert not [text for text in graph.messages() if "does not offer" in text]
     finally:
         graph.close()

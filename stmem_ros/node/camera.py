@@ -28,7 +28,7 @@ class Camera:
     """
 
     def __init__(
-        self, node: Node, topic: str, transport: str, reliability: str, callback: Callable[[Any], None], warn: Warn
+        self, node: Node, topic: str, transport: str, reliability: str, callback: Callable[..., None], warn: Warn
     ) -> None:
         self._node, self._callback, self._warn = node, callback, warn
         self._candidates = candidates(node.resolve_topic_name(topic), transport)

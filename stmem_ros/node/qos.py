@@ -22,7 +22,15 @@ except ImportError:
 Warn = Callable[[str, str], object]
 UNKNOWN = "_NODE_NAME_UNKNOWN_"
 RELIABILITY = "reliability"
+AUTO = "auto"
 RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
+# What a subscriber may ask for of any publisher.
+LEAST = {
+    RELIABILITY: "best effort reliability",
+    "durability": "volatile durability",
+    "deadline": "no deadline",
+    "liveliness": "automatic liveliness without a lease duration",
+}
 
 
 def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfile, warn: Warn) -> Any:
@@ -32,11 +40,15 @@ def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfi
     def on_incompatible(event: Any) -> None:
         policy = _policy(event)
         subscribers = [_endpoint(info) for info in node.get_subscriptions_info_by_topic(name)]
+        remedy = f"let it ask for {LEAST.get(policy, 'what this node offers')}"
+        override = f"qos_overrides.{name}.publisher.{policy}"
+        if policy == RELIABILITY and node.has_parameter(override):
+            value = node.get_parameter(override).value
+            remedy += f", or set parameter {override}, which is {value}, to reliable when this node starts"
         warn(
             f"incompatible {name}",
             f"a subscriber of {name} asks for a {policy} that this node does not offer, so it gets nothing "
-            f"(subscribers: {', '.join(subscribers) or 'gone again'}); change the subscriber's QoS, or set "
-            f"qos_overrides.{name}.publisher.{policy} when this node starts",
+            f"(subscribers: {', '.join(subscribers) or 'gone again'}); {remedy}",
         )
 
     return node.create_lifecycle_publisher(
@@ -50,7 +62,7 @@ def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfi
 
 
 def create_input(
-    node: Node, kind: type, topic: str, profile: QoSProfile, callback: Callable[[Any], None], warn: Warn
+    node: Node, kind: type, topic: str, profile: QoSProfile, callback: Callable[..., None], warn: Warn
 ) -> Any:
     """A subscription; `qos_overrides.<topic>.subscription.*` are parameters.
 
@@ -59,12 +71,19 @@ def create_input(
     name = node.resolve_topic_name(topic)
 
     def on_incompatible(event: Any) -> None:
-        policy = _policy(event)
+        override = overridden_reliability(node, name)
+        asked = node.get_parameter(RELIABILITY).value
+        if override is not None:
+            remedy = f"parameter {_reliability_of(name)} is {override}; set it to best_effort, or leave it out,"
+        elif asked != AUTO:
+            remedy = f"parameter {RELIABILITY} is {asked}; set it to {AUTO}"
+        else:
+            # Who chooses anew when publishers change has nothing to be told.
+            return
         warn(
             f"incompatible {name}",
-            f"a publisher of {name} does not offer the {policy} that this node asks for, so its images do not come "
-            f"(publishers: {', '.join(publishers(node, name)) or 'gone again'}); set parameter reliability to auto, "
-            f"or qos_overrides.{name}.subscription.{policy} when this node starts",
+            f"a publisher of {name} does not offer the {_policy(event)} that this node asks for, so its images do not "
+            f"come (publishers: {', '.join(publishers(node, name)) or 'gone again'}); {remedy} when this node starts",
         )
 
     policies = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
@@ -85,7 +104,7 @@ def overridden_reliability(node: Node, topic: str) -> str | None:
 
     Raises ValueError where that is no reliability.
     """
-    name = f"qos_overrides.{topic}.subscription.{RELIABILITY}"
+    name = _reliability_of(topic)
     try:
         descriptor = ParameterDescriptor(description=f"reliability for subscription `{topic}`", dynamic_typing=True)
         descriptor.read_only = True
@@ -100,6 +119,11 @@ def overridden_reliability(node: Node, topic: str) -> str | None:
 def publishers(node: Node, topic: str) -> list[str]:
     """`NODE (RELIABILITY)` of each publisher of a topic, with the type where it is not an image."""
     return [_endpoint(info, "sensor_msgs/msg/Image") for info in node.get_publishers_info_by_topic(topic)]
+
+
+def _reliability_of(topic: str) -> str:
+    """The parameter that overrides it of a subscription."""
+    return f"qos_overrides.{topic}.subscription.{RELIABILITY}"
 
 
 def _endpoint(info: Any, usual: str = "") -> str:
