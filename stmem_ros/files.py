@@ -145,3 +145,8 @@ def open_tensors(path: Path, error_type: type[Exception]) -> Iterator[TensorFile
 
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def kind_and_line(error: BaseException) -> str:
+    """Of an error that nobody expected, whose message alone may say little."""
+    return f"{type(error).__name__}: {one_line(error)}"

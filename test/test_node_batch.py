@@ -12,7 +12,7 @@ from stmem_ros.checkpoint import CheckpointInfo, Normalization
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, batches, step_together
-from stmem_ros.streaming.batch import NetworkError
+from stmem_ros.streaming.batch import NetworkError, Step
 
 CLASSES = 6
 PERIOD = 66_000_000
@@ -45,7 +45,7 @@ def test_cameras_that_step_together_get_the_labels_of_single_steps(pixel_base: s
                 continue
             image = random.integers(0, 256, (*size, 3), np.uint8)
             stamp = 0 if (camera, index) == (1, 3) else (index + 1) * PERIOD
-            steps.append((together[camera], together[camera].prepare(image, stamp), camera == 0))
+            steps.append(Step(together[camera], together[camera].prepare(image, stamp), camera == 0))
             expected.append(alone[camera].step(image, stamp, confidence=camera == 0))
         for result, own in zip(step_together(steps), expected, strict=True):
             assert (result is None) == (own is None)
@@ -61,17 +61,48 @@ def test_frames_of_one_size_are_one_pass_through_the_network(pixel_base: str) ->
     first.network.base.register_forward_hook(lambda module, inputs, output: passes.append(len(inputs[0])))
     image = np.zeros((64, 80, 3), np.uint8)
     streams = [first.sibling() for _ in range(4)]
-    step_together([(stream, stream.prepare(image, 0), False) for stream in streams])
+    step_together([Step(stream, stream.prepare(image, 0), False) for stream in streams])
     assert passes == [4]
+
+
+@pytest.mark.parametrize("window", ["causal", "centered"])
+def test_where_no_labels_are_wanted_the_window_moves_on_and_nothing_is_predicted(
+    pixel_base: str, monkeypatch: pytest.MonkeyPatch, window: str
+) -> None:
+    first = engine(pixel_base, window)
+    seen, alone, unseen = (first.sibling() for _ in range(3))
+    predicted: list[int] = []
+    predict = first.network.predict
+
+    def counted(features: Any, query: int) -> Any:
+        predicted.append(len(features[0].tensors()[0]))
+        return predict(features, query)
+
+    random = np.random.default_rng(3)
+    for index in range(6):
+        image = random.integers(0, 256, (64, 80, 3), np.uint8)
+        expected = alone.step(image, index * PERIOD)
+        with monkeypatch.context() as patch:
+            patch.setattr(first.network, "predict", counted)
+            steps = [Step(stream, stream.prepare(image, index * PERIOD)) for stream in (seen, unseen)]
+            steps[1] = steps[1]._replace(labels=index == 4)
+            results = step_together(steps)
+        due = expected is not None
+        assert [result is not None for result in results] == [due, due and index == 4]
+        for result in results:
+            if result is not None and expected is not None:
+                assert result.stamp_ns == expected.stamp_ns
+                np.testing.assert_array_equal(result.labels, expected.labels)
+    assert predicted == ([1, 1, 1, 1, 2, 1] if window == "causal" else [1, 1, 1, 2, 1])
 
 
 def test_a_limit_splits_a_batch_and_an_export_goes_alone(pixel_base: str) -> None:
     first = engine(pixel_base)
     image = np.zeros((64, 80, 3), np.uint8)
-    steps = [(stream, stream.prepare(image, 0), False) for stream in (first.sibling() for _ in range(5))]
+    steps = [Step(stream, stream.prepare(image, 0), False) for stream in (first.sibling() for _ in range(5))]
     assert [len(group) for group in batches(steps, 2)] == [2, 2, 1]
-    for stream, _, _ in steps:
-        stream.most_together = 1
+    for step in steps:
+        step.stream.most_together = 1
     assert [len(group) for group in batches(steps, 0)] == [1] * 5
 
 
@@ -79,7 +110,7 @@ def test_a_cameras_window_holds_its_own_features_alone(pixel_base: str) -> None:
     first = engine(pixel_base)
     streams = [first.sibling() for _ in range(3)]
     image = np.zeros((64, 80, 3), np.uint8)
-    step_together([(stream, stream.prepare(image, 0), False) for stream in streams])
+    step_together([Step(stream, stream.prepare(image, 0), False) for stream in streams])
     for tensor in streams[0].state.features[0].tensors():
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     assert all(stream.network is first.network for stream in streams)
@@ -107,7 +138,7 @@ def test_where_a_pass_fails_no_window_has_moved_and_the_same_frames_can_go_one_b
     random = np.random.default_rng(2)
     images = [random.integers(0, 256, (64, 80, 3), np.uint8) for _ in range(4)]
     for index, image in enumerate(images[:3]):
-        step_together([(stream, stream.prepare(image, index * PERIOD), False) for stream in streams])
+        step_together([Step(stream, stream.prepare(image, index * PERIOD), False) for stream in streams])
         for stream in alone:
             stream.step(image, index * PERIOD, confidence=False)
     before = states(streams)
@@ -122,7 +153,7 @@ def test_where_a_pass_fails_no_window_has_moved_and_the_same_frames_can_go_one_b
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return result
 
-    steps = [(stream, stream.prepare(images[3], 3 * PERIOD), False) for stream in streams]
+    steps = [Step(stream, stream.prepare(images[3], 3 * PERIOD), False) for stream in streams]
     with monkeypatch.context() as patch:
         patch.setattr(network, own.__name__, fail_together)
         with pytest.raises((torch.cuda.OutOfMemoryError, NetworkError)):

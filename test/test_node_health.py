@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from graph import Graph, wait_for  # noqa: E402
 from gray import gray_frame, own_graphs, save_gray  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from stmem_ros.node.health import Facts, judge  # noqa: E402
@@ -24,7 +26,6 @@ WELL = Facts(
     publishers=["/driver (reliable)"],
     quiet=0.1,
     unlabelled=0.2,
-    received=True,
     rate=10.0,
     latency=0.15,
     lost=0.0,
@@ -100,6 +101,9 @@ def test_levels_follow_the_thresholds_and_messages_say_what_is_wrong(name: str) 
         assert text in verdict.message and "\n" not in verdict.message
 
 
+NONSENSE = {"qos_overrides.{ns}/image.subscription.reliability": "now and then"}
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     with own_graphs(53):
@@ -149,6 +153,45 @@ def test_a_camera_that_stops_is_reported_as_stalled_and_as_well_once_it_is_back(
     assert graph.set(watchdog=3.0).successful
     graph.labels_of(gray_frame(2))
     graph.wait_status(OK, "segmenting")
+
+
+def test_where_nobody_subscribes_frames_are_remembered_and_no_limit_is_judged(graph: Graph) -> None:
+    graph.labels_of(gray_frame(1))
+    network, predicted = graph.node.model.engine.network, []
+    predict = network.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "predict", lambda *parts: predicted.append(1) or predict(*parts))
+        assert graph.set(rate_error=900.0, latency_error=0.001, no_image_warning=1.0).successful
+        graph.forget("labels")
+        unwanted = graph.stream.statistics.unwanted
+        graph.wait_segmented(graph.send_image(gray_frame(2)))
+        wait_for(lambda: graph.stream.statistics.unwanted == unwanted + 1, "the frame to be counted")
+        status = graph.wait_status(OK, "nobody subscribes")
+        assert not predicted
+        graph.listen("labels")
+        graph.labels_of(gray_frame(3))
+        assert predicted == [1]
+    assert int({pair.key: pair.value for pair in status.values}["frames that nobody wanted"]) == unwanted + 1
+    graph.wait_status(ERROR, "the limit is 0.001")
+
+
+def test_every_status_has_a_name_of_its_own_and_a_failed_activation_is_an_error_among_them(
+    running: Graph, tmp_path: Path
+) -> None:
+    graph = Graph({"checkpoint": str(save_gray(tmp_path / "gray.safetensors"))} | NONSENSE)
+    try:
+        graph.wait_status(OK, "unconfigured", title="node")
+        assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert graph.node.trigger_activate() == TransitionCallbackReturn.FAILURE
+        graph.wait_status(ERROR, "cannot subscribe", "now and then", title="node")
+        graph.wait_status(OK, "not active")
+        assert graph.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        graph.wait_status(OK, "unconfigured", title="node")
+    finally:
+        graph.close()
+    for array in graph.diagnostics:
+        names = [status.name for status in array.status]
+        assert len(set(names)) == len(names)
 
 
 def test_a_second_publisher_on_the_topic_is_reported_by_name(graph: Graph) -> None:

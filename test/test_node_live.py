@@ -138,6 +138,19 @@ def test_no_frame_is_lost_or_mislabelled_while_models_change(graph: Graph, folde
     assert not graph.stream.statistics.rejected
 
 
+def test_another_model_is_warm_for_the_cameras_images_before_it_takes_over(
+    graph: Graph, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph.labels_of(gray_frame(1, size=(80, 128)))
+    warmed: list[tuple[int, int] | None] = []
+    warm_up = StreamingSegmenter.warm_up
+    monkeypatch.setattr(
+        StreamingSegmenter, "warm_up", lambda engine, size=None: warmed.append(size) or warm_up(engine, size)
+    )
+    swap(graph, checkpoint=str(folder / "shifted.safetensors"))
+    assert warmed == [(80, 128)]
+
+
 def truncated(source: Path, path: Path) -> Path:
     data = source.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4])
@@ -248,7 +261,7 @@ def test_values_that_cannot_be_are_refused_and_the_model_stays(graph: Graph, val
 def test_the_model_that_was_asked_for_last_is_the_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     started, free, loaded, failed = threading.Event(), threading.Event(), [], []
 
-    def load(settings: ModelSettings) -> Model:
+    def load(settings: ModelSettings, sizes: object) -> Model:
         started.set()
         assert free.wait(10)
         if settings.checkpoint == "bad":
@@ -256,7 +269,7 @@ def test_the_model_that_was_asked_for_last_is_the_one_that_comes(monkeypatch: py
         return Model(settings, Path(settings.checkpoint), "", None)
 
     monkeypatch.setattr(model_module, "load", load)
-    loader = Loader(loaded.append, lambda settings, why: failed.append(why))
+    loader = Loader(loaded.append, lambda settings, why: failed.append(why), list)
     for name in ("bad", "first", "second"):
         loader.ask(ModelSettings(name, "cpu", "auto", "causal", 0))
         assert started.wait(10)
@@ -275,14 +288,14 @@ def test_the_model_that_was_asked_for_last_is_the_one_that_comes(monkeypatch: py
 def test_nobody_waits_long_for_a_large_model_that_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     started, free, loaded = threading.Event(), threading.Event(), []
 
-    def load(settings: ModelSettings) -> Model:
+    def load(settings: ModelSettings, sizes: object) -> Model:
         started.set()
         assert free.wait(20)
         return Model(settings, Path(settings.checkpoint), "", None)
 
     monkeypatch.setattr(model_module, "load", load)
     monkeypatch.setattr(model_module, "PATIENCE_S", 0.01)
-    loader = Loader(loaded.append, lambda *_: None)
+    loader = Loader(loaded.append, lambda *_: None, list)
     loader.ask(ModelSettings("large", "cpu", "auto", "causal", 0))
     assert started.wait(10)
     loader.close()

@@ -18,6 +18,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from stmem_ros.node.messages import stamp_from_ns, stamp_to_ns, to_image_msg  # noqa: E402
+from stmem_ros.node.origin import Origins  # noqa: E402
 from stmem_ros.streaming import StreamingSegmenter  # noqa: E402
 
 SECOND = 1_000_000_000
@@ -41,6 +42,7 @@ def running(checkpoint: Path) -> Iterator[Graph]:
 def graph(running: Graph) -> Graph:
     """The shared graph at the start of a window."""
     running.stream.reset_asked.set()
+    running.stream._origins = Origins()
     return running
 
 
@@ -98,25 +100,39 @@ def test_stamps_of_zero_make_one_window_and_one_warning(twin: Twin) -> None:
     assert [twin.frame(SECOND // 2), twin.frame(0)] == ["", BACKWARD]
 
 
-def test_two_publishers_on_one_topic_never_share_a_window(twin: Twin) -> None:
+@pytest.mark.parametrize("names", [("left", "right"), ("camera", "camera")], ids=["two frame_ids", "one frame_id"])
+def test_two_publishers_on_one_topic_never_share_a_window(twin: Twin, names: tuple[str, str]) -> None:
     second = twin.graph.tester.create_publisher(Image, f"{twin.graph.namespace}/image", QoSProfile(depth=1))
     wait_for(lambda: second.get_subscription_count() > 0, "the node to match the second publisher")
     labels = twin.graph.received["labels"]
     for number in range(4):
         stamp = 60 * SECOND + number * PERIOD_NS
-        twin.frame(stamp, "left")
-        assert twin.engine.last_reset is None or number
+        # As a stream's first frame: nothing of the other camera is in it.
+        twin.engine.reset()
+        twin.frame(stamp, names[0])
+        twin.engine.reset()
         image = twin.image()
         count = len(labels)
-        second.publish(to_image_msg(image, "rgb8", Header(stamp=stamp_from_ns(stamp + 5), frame_id="right")))
+        second.publish(to_image_msg(image, "rgb8", Header(stamp=stamp_from_ns(stamp + 5), frame_id=names[1])))
         twin.graph.wait_labels(count + 1)
-        # As a stream's first frame: nothing of the other camera is in it.
-        expected = twin.engine.step(image, stamp + 5, "right")
-        assert twin.engine.last_reset is not None
-        assert labels[-1].header.frame_id == "right"
+        expected = twin.engine.step(image, stamp + 5, names[1])
+        assert labels[-1].header.frame_id == names[1]
         np.testing.assert_array_equal(pixels(labels[-1]), expected.labels)
     twin.graph.wait_message("2 publishers on", "image_topics")
+    twin.graph.wait_message("new window on", "another publisher's image came")
     twin.graph.tester.destroy_publisher(second)
+
+
+def test_a_camera_that_is_started_again_at_once_starts_a_new_window(twin: Twin) -> None:
+    start = 80 * SECOND
+    for place in range(3):
+        twin.frame(start + place * PERIOD_NS)
+    twin.graph.tester.destroy_publisher(twin.graph.cameras["image"])
+    twin.graph.add_camera("image")
+    twin.graph.wait_matched()
+    # Within max_gap, with the stamps, the size and the frame_id of before.
+    twin.engine.reset()
+    assert [twin.frame(start + place * PERIOD_NS) for place in (3, 4)] == ["", ""]
 
 
 def test_a_clock_that_jumps_does_not_disturb_a_stream_whose_stamps_go_on(twin: Twin) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from graph import DEADLINE_S, Graph, pixels, wait_for  # noqa: E402
 from gray import STEP, gray_frame, save_fusing, save_gray  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from kill import kill  # noqa: E402
+from lifecycle_msgs.msg import State, Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
@@ -32,6 +36,8 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from stmem_ros.node import segmentation_node  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns, to_array, to_image_msg  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
+from stmem_ros.node.stream import Stream  # noqa: E402
+from stmem_ros.node.worker import Worker  # noqa: E402
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter  # noqa: E402
 
 
@@ -232,7 +238,7 @@ def test_without_a_publisher_the_node_says_which_topic_is_silent(
     assert graph.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     graph.wait_message("no image", f"{graph.namespace}/image", "publishers: none")
-    wait_for(lambda: graph.diagnostics and graph.diagnostics[-1].status[0].level == DiagnosticStatus.WARN, "a warning")
+    graph.wait_status(DiagnosticStatus.WARN, "no image")
 
 
 UNUSABLE = {
@@ -320,11 +326,129 @@ def test_a_lifecycle_request_that_does_not_fit_is_refused_and_the_node_goes_on(g
     assert graph.call("change_state", ChangeState, transition=deactivate).success
 
 
+def wait_released(graph: Graph, threads: set[threading.Thread]) -> None:
+    """Until nothing is left of a node that was configured, but the node; `threads` ran before that."""
+    assert not graph.node.streams and graph.node.model is None
+    assert set(threading.enumerate()) <= threads
+    wait_for(lambda: graph.cameras["image"].get_subscription_count() == 0, "the subscription to be gone")
+    wait_for(lambda: not graph.tester.count_publishers(f"{graph.namespace}/labels"), "the publisher to be gone")
+
+
+SHUTDOWN = {
+    "unconfigured": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    "inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    "active": Transition.TRANSITION_ACTIVE_SHUTDOWN,
+}
+
+
+@pytest.mark.parametrize("state", SHUTDOWN)
+def test_a_lifecycle_manager_can_shut_the_node_down_in_every_state(graph: Graph, state: str) -> None:
+    threads = set(threading.enumerate())
+    graph.start().labels_of(gray_frame(1))
+    if state != "active":
+        assert graph.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    if state == "unconfigured":
+        assert graph.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    assert graph.call("get_state", GetState).current_state.label == state
+    assert graph.call("change_state", ChangeState, transition=Transition(id=SHUTDOWN[state])).success
+    assert graph.call("get_state", GetState).current_state.id == State.PRIMARY_STATE_FINALIZED
+    wait_released(graph, threads)
+
+
+RAISING = {
+    "activate": (Transition.TRANSITION_ACTIVATE, Worker, "start"),
+    "deactivate": (Transition.TRANSITION_DEACTIVATE, Stream, "stop_listening"),
+}
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_a_transition_that_raises_leaves_a_node_that_can_be_configured_again(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    transition, part, method = RAISING[name]
+    threads = set(threading.enumerate())
+    graph.start().labels_of(gray_frame(1))
+    if name == "activate":
+        assert graph.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    whole = getattr(part, method)
+
+    def raise_once(_: Any) -> None:
+        monkeypatch.setattr(part, method, whole)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(part, method, raise_once)
+    assert not graph.call("change_state", ChangeState, transition=Transition(id=transition)).success
+    assert getattr(part, method) is whole, "nothing was raised"
+    assert graph.call("get_state", GetState).current_state.id == State.PRIMARY_STATE_UNCONFIGURED
+    wait_released(graph, threads)
+    for fitting in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert graph.call("change_state", ChangeState, transition=Transition(id=fitting)).success
+    wait_for(lambda: graph.stream.outputs.wanted("labels"), "the consumer")
+    graph.wait_matched()
+    assert np.unique(pixels(graph.labels_of(gray_frame(4)))).tolist() == [4]
+
+
+SECONDS_TO_START = 90.0
+
+
+def test_without_autostart_the_node_waits_for_a_lifecycle_manager(tmp_path: Path, ros_domain: int) -> None:
+    log = tmp_path / "node.log"
+    command = [sys.executable, "-m", "stmem_ros.node.segmentation_node", "--ros-args", "-r", "__ns:=/managed"]
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    manager = rclpy.create_node("manager", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(manager)
+    labels: list[Image] = []
+    manager.create_subscription(Image, "/managed/labels", labels.append, 10)
+    camera = manager.create_publisher(Image, "/managed/image", 10)
+
+    def spin_until(condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not condition():
+            assert time.monotonic() < deadline and node.poll() is None, f"waited for {what}: {log.read_text()}"
+            executor.spin_once(timeout_sec=0.05)
+
+    def call(service: str, kind: type, **fields: Any) -> Any:
+        client = manager.create_client(kind, f"/managed/segmentation/{service}")
+        spin_until(client.service_is_ready, service)
+        future = client.call_async(kind.Request(**fields))
+        spin_until(future.done, f"an answer of {service}")
+        return future.result()
+
+    with log.open("wb") as file:
+        node = subprocess.Popen(
+            [*command, "-p", "autostart:=false", "-p", "short_side:=64"], stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        # It answers once it has started, as far as it does by itself.
+        assert call("get_state", GetState).current_state.id == State.PRIMARY_STATE_UNCONFIGURED
+        assert not manager.count_publishers("/managed/labels")
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            assert call("change_state", ChangeState, transition=Transition(id=transition)).success, log.read_text()
+        assert call("get_state", GetState).current_state.id == State.PRIMARY_STATE_ACTIVE
+        spin_until(lambda: camera.get_subscription_count() > 0, "the node to subscribe")
+        message = to_image_msg(gray_frame(7), "rgb8", Header(frame_id="front"))
+
+        def labelled() -> bool:
+            camera.publish(message)
+            return bool(labels)
+
+        spin_until(labelled, "labels")
+        assert (labels[0].height, labels[0].width, labels[0].header.frame_id) == (72, 96, "front")
+        node.send_signal(signal.SIGINT)
+        assert node.wait(DEADLINE_S) == 0
+    finally:
+        kill(node)
+        executor.shutdown()
+        manager.destroy_node()
+        context.try_shutdown()
+
+
 def test_a_failed_configuration_is_an_error_in_diagnostics(make_graph: Callable[..., Graph]) -> None:
     graph = make_graph(checkpoint="/nowhere/model.safetensors")
     graph.node.trigger_configure()
-    wait_for(lambda: graph.diagnostics and graph.diagnostics[-1].status[0].level == DiagnosticStatus.ERROR, "an error")
-    assert "/nowhere/model.safetensors" in graph.diagnostics[-1].status[0].message
+    graph.wait_status(DiagnosticStatus.ERROR, "cannot configure", "/nowhere/model.safetensors", title="node")
 
 
 @pytest.mark.parametrize("path", ["a" * 300, "/proc/self/mem"])

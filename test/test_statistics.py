@@ -41,13 +41,33 @@ def test_after_a_pause_rates_and_latencies_begin_anew_and_counts_go_on() -> None
         statistics.labels_published(FrameTimes(0, 0, 0, 0, latency=3.0))
     clock.now += 3600
     statistics.begin()
-    assert (statistics.seconds_since_label(), statistics.seconds_since_image()) == (None, None)
+    assert (statistics.seconds_unlabelled(), statistics.seconds_since_image()) == (0.0, None)
     assert statistics.latency_p99() == statistics.lost_share() == 0
     clock.now += 1
     statistics.labels_published(FrameTimes(0, 0, 0, 0, latency=0.5))
     assert statistics.latency_p99() == 0.5
     assert statistics.labels_per_second() == 1
     assert statistics.labelled == 11
+
+
+def test_images_are_unlabelled_from_the_first_one_without_labels_on() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    clock.now += 60
+    assert statistics.seconds_unlabelled() == 0
+    for _ in range(3):
+        statistics.arrived(clock.now)
+        clock.now += 2
+    assert statistics.seconds_unlabelled() == 6
+    statistics.labels_published(FrameTimes(0, 0, 0, 0, latency=0.5))
+    # The camera pauses: whoever sends nothing cannot be labelled.
+    clock.now += 3600
+    assert statistics.seconds_unlabelled() == 0
+    statistics.arrived(clock.now)
+    clock.now += 1
+    assert statistics.seconds_unlabelled() == 1
+    statistics.remembered()
+    assert statistics.seconds_unlabelled() == 0
 
 
 NOTHING_LOST = {

@@ -19,7 +19,7 @@ from std_msgs.msg import Header  # noqa: E402
 
 from stmem_ros.node import describe, diagnostics, label_info, segmentation_node  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
-from stmem_ros.node.statistics import FAILURE  # noqa: E402
+from stmem_ros.node.statistics import FAILURE, STAMP  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "topics.md"
@@ -42,7 +42,7 @@ def test_every_table_of_the_page_has_as_many_cells_in_each_row() -> None:
 
 
 def test_every_kind_of_rejection_is_listed() -> None:
-    kinds = {FAILURE}
+    kinds = {FAILURE, STAMP}
     for path in (ROOT / "stmem_ros").rglob("*.py"):
         if path.is_relative_to(ROOT / "stmem_ros" / "bag"):
             continue
@@ -211,3 +211,5 @@ def test_diagnostics_have_the_keys_that_the_page_says(graph: tuple[Graph, list[s
     wait_for(lambda: running.status("model"), "the status of the model")
     there = {pair.key for pair in running.status("model").values}
     assert there | {"GPU memory MiB", "loading"} == set(diagnostics.MODEL_VALUES)
+    node = {pair.key: pair.value for pair in running.status("node").values}
+    assert node == {"state": "active"} and set(diagnostics.NODE_VALUES) == {"state"}

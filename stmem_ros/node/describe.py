@@ -19,7 +19,8 @@ from sensor_msgs.msg import CameraInfo
 from stmem_ros.node import camera, camera_info, diagnostics, label_info, outputs
 from stmem_ros.node.parameters import PARAMETERS, Parameter
 from stmem_ros.node.segmentation_node import SERVICES
-from stmem_ros.node.statistics import ANOTHER_MODEL, ASKED_FOR
+from stmem_ros.node.settings import THE_MODEL, THE_NODE
+from stmem_ros.node.statistics import ANOTHER_MODEL, ANOTHER_PUBLISHER, ASKED_FOR, LOST_TO_FAILURE
 from stmem_ros.node.stream import THE_STREAM, THE_TOPIC
 from stmem_ros.streaming.window import ResetReason
 
@@ -139,14 +140,15 @@ def page() -> str:
         ),
         "## Diagnostics",
         paragraph(
-            f"One status a camera, `NODE: {THE_STREAM}` or `NODE: ` and the camera's name, and one of the model, "
-            f"`NODE: {diagnostics.THE_MODEL}`, where `NODE` is the node's full name. The message is what is wrong, the "
-            "worst first; the thresholds of WARN and ERROR are parameters. Before it is configured, or where that "
-            f"failed, the node says so, and why, in one status without keys, `NODE: {THE_STREAM}`."
+            f"One status of the node, `NODE: {THE_NODE}`, where `NODE` is its full name: an ERROR, and why, where its "
+            "last transition failed. While it is configured one a camera, "
+            f"`NODE: {THE_STREAM}` or `NODE: ` and the camera's name, and one of the model, `NODE: {THE_MODEL}`. "
+            "The message is what is wrong, the worst first; the thresholds of WARN and ERROR are parameters."
         ),
         table(("key of a camera", "value"), code_rows(diagnostics.STREAM_VALUES)),
         paragraph(f"`REASON` is one of {', '.join(f'`{reason}`' for reason in reset_reasons())}."),
-        table((f"key of `{diagnostics.THE_MODEL}`", "value"), code_rows(diagnostics.MODEL_VALUES)),
+        table((f"key of `{THE_NODE}`", "value"), code_rows(diagnostics.NODE_VALUES)),
+        table((f"key of `{THE_MODEL}`", "value"), code_rows(diagnostics.MODEL_VALUES)),
         "## As every lifecycle node",
         paragraph(
             f"Topics {codes(STANDARD_TOPICS)}; services {codes(STANDARD_SERVICES)}; parameters "
@@ -186,7 +188,7 @@ def parameter_row(parameter: Parameter) -> tuple[str, ...]:
 def reset_reasons() -> list[str]:
     """Of a window, as diagnostics count them. What is asked for reaches the node as a service call."""
     seen = [reason.value for reason in ResetReason if reason is not ResetReason.ASKED]
-    return [*seen, ASKED_FOR, ANOTHER_MODEL]
+    return [*seen, ASKED_FOR, ANOTHER_MODEL, ANOTHER_PUBLISHER, LOST_TO_FAILURE]
 
 
 def code_rows(values: dict[str, str]) -> Iterable[tuple[str, str]]:

@@ -10,12 +10,12 @@ from rclpy.qos import QoSProfile
 from stmem_ros.node.health import Verdict
 from stmem_ros.node.live import LiveParameters
 from stmem_ros.node.model import Model
-from stmem_ros.node.stream import THE_STREAM, Stream
+from stmem_ros.node.settings import THE_MODEL, THE_NODE
+from stmem_ros.node.stream import Stream
 
 TOPIC = "/diagnostics"
 QOS = QoSProfile(depth=10)
 PERIOD_S = 1.0
-THE_MODEL = "model"
 # What the status of a camera says, by key; what is in capitals is filled in.
 STREAM_VALUES = {
     "frames received": "since the node was configured, as all counts",
@@ -23,6 +23,7 @@ STREAM_VALUES = {
     "next one comes is never labelled",
     "frames dropped for newer ones": "that came while the network was busy",
     "frames ignored while disabled": "by `~/enable` or `enabled_cameras`",
+    "frames that nobody wanted": "they went into the window, and no output had a subscriber",
     "frames rejected": "that could not be segmented, and the log says why",
     "frames with a stamp of zero": "whose camera driver sets none",
     "images per second": "that came, in the last five seconds",
@@ -42,6 +43,7 @@ STREAM_VALUES = {
     "topic": "that is subscribed to, or would be",
     "reliability": "of the subscription; `none` while no publisher is known",
 }
+NODE_VALUES = {"state": "of its lifecycle: `unconfigured`, `inactive` or `active`"}
 MODEL_VALUES = {
     "checkpoint": "path of the model",
     "model": "its file's name",
@@ -56,10 +58,10 @@ MODEL_VALUES = {
 }
 
 
-def node_status(prefix: str, failure: str) -> DiagnosticStatus:
-    """Of a node without streams, or whose last transition failed; that was logged when it came."""
+def node_status(prefix: str, state: str, failure: str) -> DiagnosticStatus:
+    """Of the node: the state of its lifecycle, or why its last transition failed, which was logged when it came."""
     level = DiagnosticStatus.ERROR if failure else DiagnosticStatus.OK
-    return _status(f"{prefix}: {THE_STREAM}", level, failure or "not active", "", {})
+    return _status(f"{prefix}: {THE_NODE}", level, failure or state, "", {"state": state})
 
 
 def stream_status(

@@ -28,16 +28,17 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Of one camera that is listened to. Times are in seconds; `quiet` and `unlabelled` since it is listened to.
+    """Of one camera that is listened to. Times are in seconds.
 
-    `rate` is None until it was listened to for as long as rates are measured over.
+    `quiet` is how long no image came, `unlabelled` how long images came without labels. `rate` is None, and `latency`
+    0, while nobody wants labels; `rate` also until they were wanted for as long as rates are measured over, and
+    `latency` once no image comes any more.
     """
 
     topic: str
     publishers: list[str]
     quiet: float
     unlabelled: float
-    received: bool
     rate: float | None
     latency: float
     lost: float
@@ -50,18 +51,16 @@ def facts_of(stream: Stream) -> Facts:
     statistics, camera = stream.statistics, stream.camera
     assert camera is not None
     waited = time.monotonic() - stream.listening_since
-
-    def since(seconds: float | None) -> float:
-        return waited if seconds is None else min(seconds, waited)
-
+    since_image = statistics.seconds_since_image()
+    quiet = waited if since_image is None else min(since_image, waited)
+    wanted = stream.outputs.wanted()
     return Facts(
         camera.where(),
         camera.publishers(),
-        since(statistics.seconds_since_image()),
-        since(statistics.seconds_since_label()),
-        statistics.received > 0,
-        statistics.labels_per_second() if waited >= RATE_SECONDS else None,
-        statistics.latency_p99(),
+        quiet,
+        statistics.seconds_unlabelled(),
+        statistics.labels_per_second() if wanted and waited >= RATE_SECONDS else None,
+        statistics.latency_p99() if wanted and quiet < RATE_SECONDS else 0.0,
         statistics.lost_share(),
         statistics.stamps_are_zero(),
         statistics.failures_in_a_row,
@@ -87,7 +86,7 @@ def judge(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
         found.append(Verdict(ERROR, "stalled", f"the camera is stalled: {no_image}"))
     elif patience and facts.quiet > patience:
         found.append(Verdict(WARN, "no image", no_image))
-    elif patience and facts.received and facts.unlabelled > patience:
+    elif patience and facts.unlabelled > patience:
         found.append(
             Verdict(
                 WARN,
@@ -158,4 +157,5 @@ class Judge:
         found = judge(facts_of(stream), thresholds)
         lossy = self._lossy(any(verdict.kind == "lost" for verdict in found))
         found = [verdict for verdict in found if verdict.kind != "lost" or lossy]
-        return found or [Verdict(OK, "well", "segmenting")]
+        well = "segmenting" if stream.outputs.wanted() else "nobody subscribes: images go into the window alone"
+        return found or [Verdict(OK, "well", well)]

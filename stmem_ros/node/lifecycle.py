@@ -10,7 +10,7 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 
-from stmem_ros.files import one_line
+from stmem_ros.files import kind_and_line, one_line
 
 # Seconds after a callback that failed: one that fails at once, again and again, leaves time for others.
 PAUSE_S = 0.01
@@ -32,7 +32,7 @@ def spin(executor: Executor, node: Node) -> None:
         except Exception as error:
             if not executor.context.ok():
                 raise
-            text = f"{type(error).__name__}: {one_line(error)}"
+            text = kind_and_line(error)
             node.get_logger().error(
                 f"a message or a request could not be handled, and is ignored: {text}", throttle_duration_sec=10.0
             )

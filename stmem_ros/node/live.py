@@ -26,7 +26,9 @@ class LiveParameters:
 
     def __init__(self, node: SegmentationNode) -> None:
         self._node = node
-        self._loader = Loader(self._loaded, self._failed)
+        self._loader = Loader(
+            self._loaded, self._failed, lambda: {stream.size for stream in node.streams if stream.size is not None}
+        )
         self._lock = threading.Lock()
         self._ready: Model | None = None
         self._reverting = False

@@ -17,13 +17,14 @@ MOST_SKIPPED = 1000
 class Letter:
     """A message, when it came (by `perf_counter`), and the stamps of those that it replaced, oldest first.
 
-    Letters of one `group` can be worked on together.
+    Those are of its own `origin`, the publisher. Letters of one `group` can be worked on together.
     """
 
     message: Any
     stamp_ns: int
     arrival: float
     group: Hashable
+    origin: int
     skipped: tuple[int, ...]
 
 
@@ -39,12 +40,14 @@ class Mailbox(Generic[K]):
         self._woken = False
         self._closed = False
 
-    def put(self, camera: K, message: Any, stamp_ns: int, group: Hashable = None) -> bool:
+    def put(self, camera: K, message: Any, stamp_ns: int, group: Hashable = None, origin: int = 0) -> bool:
         """Leave a message; True where it replaced one that nobody had taken."""
         with self._condition:
             old = self._slots.pop(camera, None)
-            skipped = () if old is None else (*old.skipped, old.stamp_ns)[-MOST_SKIPPED:]
-            self._slots[camera] = Letter(message, stamp_ns, time.perf_counter(), group, skipped)
+            skipped: tuple[int, ...] = ()
+            if old is not None and old.origin == origin:
+                skipped = (*old.skipped, old.stamp_ns)[-MOST_SKIPPED:]
+            self._slots[camera] = Letter(message, stamp_ns, time.perf_counter(), group, origin, skipped)
             self._condition.notify()
             return old is not None
 

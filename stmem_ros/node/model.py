@@ -7,13 +7,14 @@ import dataclasses
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint, read_info
-from stmem_ros.files import one_line
+from stmem_ros.decode import ImageError
+from stmem_ros.files import kind_and_line, one_line
 from stmem_ros.node.settings import ModelSettings
 from stmem_ros.streaming import DeviceError, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
@@ -52,15 +53,19 @@ class Model:
         return values
 
 
-def load(settings: ModelSettings) -> Model:
-    """Load and warm up. Raises CheckpointError, DeviceError or ValueError, one line."""
+def load(settings: ModelSettings, sizes: Collection[tuple[int, int]] = ()) -> Model:
+    """Load, and warm up on images of these sizes `(height, width)`, or of a usual one where there is none.
+
+    Raises CheckpointError, DeviceError, ImageError or ValueError, one line.
+    """
     path = model_path(settings)
     before = _sha256_or_none(path)
     engine = StreamingSegmenter.from_checkpoint(path, settings.stream())
     after = _sha256_or_none(path)
     if before is None or (after is not None and after != before):
         raise CheckpointError(f"{path} changed while it was loaded; load it again")
-    engine.warm_up()
+    for size in sizes or (None,):
+        engine.warm_up(size)
     return Model(settings, path, before, engine)
 
 
@@ -111,20 +116,32 @@ def give_back_memory() -> None:
         trim(0)
 
 
+def give_back_gpu_memory() -> None:
+    """The same of what PyTorch keeps on a GPU, for others there. Not while the network runs."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def reason(error: Exception) -> str:
     """Why loading failed, on one line; the kind of error too where nobody expected it."""
-    known = isinstance(error, CheckpointError | DeviceError | ValueError)
-    return one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
+    known = isinstance(error, CheckpointError | DeviceError | ImageError | ValueError)
+    return one_line(error) if known else kind_and_line(error)
 
 
 class Loader:
     """Loads what was asked for last in a thread that lives only while there is something to load.
 
-    `loaded` and `failed` are called in that thread, and not for what nobody wants any more.
+    `loaded` and `failed` are called in that thread, and not for what nobody wants any more; `sizes` says of which sizes
+    the cameras' images are.
     """
 
-    def __init__(self, loaded: Callable[[Model], None], failed: Callable[[ModelSettings, str], None]) -> None:
-        self._loaded, self._failed = loaded, failed
+    def __init__(
+        self,
+        loaded: Callable[[Model], None],
+        failed: Callable[[ModelSettings, str], None],
+        sizes: Callable[[], Collection[tuple[int, int]]],
+    ) -> None:
+        self._loaded, self._failed, self._sizes = loaded, failed, sizes
         self._lock = threading.Lock()
         self._wanted: ModelSettings | None = None
         self._thread: threading.Thread | None = None
@@ -158,7 +175,7 @@ class Loader:
         while (settings := self._next()) is not None:
             model, why = None, ""
             try:
-                model = load(settings)
+                model = load(settings, self._sizes())
             except Exception as error:
                 # A thread's exception would be lost; the caller says it and goes on with the model that it has.
                 why = reason(error)

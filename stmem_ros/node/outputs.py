@@ -14,6 +14,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from stmem_ros.files import kind_and_line
 from stmem_ros.labels import colorize
 from stmem_ros.node.camera_info import scaled
 from stmem_ros.node.messages import to_image_msg, to_jpeg_msg, to_png_msg
@@ -56,7 +57,7 @@ class Outputs:
     """Publishers of `TOPICS`, below `prefix`, on a lifecycle node."""
 
     def __init__(self, node: LifecycleNode, prefix: str, warn: Warn) -> None:
-        self._node = node
+        self._node, self._warn = node, warn
         self._publishers: dict[str, Any] = {}
         try:
             for name, (kind, _) in TOPICS.items():
@@ -69,17 +70,17 @@ class Outputs:
         return self._publishers[name].topic_name
 
     def wanted(self, *names: str) -> bool:
-        """Whether somebody subscribes to one of these."""
-        return any(self._publishers[name].get_subscription_count() > 0 for name in names)
+        """Whether somebody subscribes to one of these, or, where none is named, to any output."""
+        return any(self._publishers[name].get_subscription_count() > 0 for name in names or TOPICS)
 
     def publish_labels(self, segmentation: Segmentation, header: Header) -> None:
-        """What planners read. `segmentation` is at the outputs' size."""
+        """What planners read. `segmentation` is at the outputs' size. Raises where `labels` cannot leave."""
         labels = segmentation.labels
         self._publish("labels", lambda: to_image_msg(labels, "mono8", header))
-        self._publish("labels/compressed", lambda: to_png_msg(labels, header))
+        self._offer("labels/compressed", lambda: to_png_msg(labels, header))
         confidence = segmentation.confidence
         if confidence is not None:
-            self._publish("confidence", lambda: to_image_msg(confidence, "mono8", header))
+            self._offer("confidence", lambda: to_image_msg(confidence, "mono8", header))
 
     def publish_camera_info(self, info: CameraInfo, size: tuple[int, int], header: Header) -> None:
         """The camera's calibration for labels of `size` `(height, width)`. Raises ValueError where it is none."""
@@ -101,12 +102,20 @@ class Outputs:
             self._publish_picture("overlay", cv2.addWeighted(color, alpha, image, 1 - alpha, 0), header, settings)
 
     def _publish_picture(self, name: str, picture: NDArray[np.uint8], header: Header, settings: FrameSettings) -> None:
-        self._publish(name, lambda: to_image_msg(picture, "rgb8", header))
-        self._publish(f"{name}/compressed", lambda: to_jpeg_msg(picture, settings.jpeg_quality, header))
+        self._offer(name, lambda: to_image_msg(picture, "rgb8", header))
+        self._offer(f"{name}/compressed", lambda: to_jpeg_msg(picture, settings.jpeg_quality, header))
 
     def _publish(self, name: str, make: Callable[[], object]) -> None:
         if self.wanted(name):
             self._publishers[name].publish(make())
+
+    def _offer(self, name: str, make: Callable[[], object]) -> None:
+        """As `_publish`, but where it fails that costs nothing else: the labels have left by then."""
+        try:
+            self._publish(name, make)
+        except Exception as error:
+            topic = self.topic(name)
+            self._warn(f"output {topic}", f"{topic} gets nothing for a frame: {kind_and_line(error)}")
 
     def destroy(self) -> None:
         for publisher in self._publishers.values():

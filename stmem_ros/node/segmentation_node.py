@@ -24,7 +24,7 @@ from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
 from stmem_ros.node.lifecycle import end_soon, forget_destroyed, spin, survive_invalid_transitions
 from stmem_ros.node.live import LiveParameters
-from stmem_ros.node.model import Model, give_back_memory, load, reason
+from stmem_ros.node.model import Model, give_back_gpu_memory, give_back_memory, load, reason
 from stmem_ros.node.parameters import declare_parameters
 from stmem_ros.node.settings import (
     FrameSettings,
@@ -140,6 +140,7 @@ class SegmentationNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
+        self._failure = ""
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -204,6 +205,7 @@ class SegmentationNode(LifecycleNode):
         model = self._live.take_model()
         if model is not None:
             self._use_model(model)
+            give_back_gpu_memory()
             self._freed = True
             settings = model.settings
             self.get_logger().info(
@@ -250,12 +252,14 @@ class SegmentationNode(LifecycleNode):
         thresholds = read(self, Thresholds)
         prefix = self.get_fully_qualified_name()
         forget_destroyed(self)
+        state = "active" if self._worker is not None else "inactive" if self.model is not None else "unconfigured"
         status = [
-            diagnostics.stream_status(prefix, stream, judge(thresholds), self.model, self._complain)
-            for stream, judge in zip(self.streams, self._judges, strict=True)
+            diagnostics.node_status(prefix, state, self._failure),
+            *(
+                diagnostics.stream_status(prefix, stream, judge(thresholds), self.model, self._complain)
+                for stream, judge in zip(self.streams, self._judges, strict=True)
+            ),
         ]
-        if self._failure or not status:
-            status.insert(0, diagnostics.node_status(prefix, self._failure))
         if self.model is not None:
             status.append(diagnostics.model_status(prefix, self.model, self._live))
         if self._freed:

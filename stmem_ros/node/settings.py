@@ -16,6 +16,8 @@ from stmem_ros.streaming import StreamConfig
 from stmem_ros.topics import camera_names
 
 Group = TypeVar("Group")
+# The names, in diagnostics, of what is no camera.
+THE_NODE, THE_MODEL = "node", "model"
 # What may come before `/labels`.
 NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
@@ -113,7 +115,8 @@ def read(node: Node, kind: type[Group]) -> Group:
 def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
     """A name for the outputs of each camera: as given, else the part of the topics in which they differ; none for one.
 
-    Raises ValueError where names do not fit the topics, two are the same, or one cannot stand in a topic.
+    Raises ValueError where names do not fit the topics, two are the same, or one cannot stand in a topic or in
+    diagnostics.
     """
     if len(set(topics)) != len(topics):
         twice = next(topic for topic in topics if topics.count(topic) > 1)
@@ -129,5 +132,10 @@ def name_cameras(topics: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
             raise ValueError(
                 f"a camera is called {name!r}, and its outputs NAME/labels; parameter camera_names gives it a name of "
                 "letters, digits and _, not beginning with a digit, such as front or left/wide"
+            )
+        if name in (THE_NODE, THE_MODEL):
+            raise ValueError(
+                f"a camera is called {name!r}, as a status in diagnostics is; parameter camera_names gives it another "
+                "name"
             )
     return names

@@ -12,9 +12,13 @@ import numpy as np
 
 # What a frame is rejected for where the network failed on it.
 FAILURE = "failure"
+# Or because its stamp is none.
+STAMP = "stamp"
 # Why a window was started anew, beside what the frames themselves tell (ResetReason).
 ASKED_FOR = "asked for"
 ANOTHER_MODEL = "another model"
+ANOTHER_PUBLISHER = "another publisher's image came"
+LOST_TO_FAILURE = "the network failed"
 RECENT = 300
 # Rates are of the last five seconds: room for a camera of 400 Hz.
 RATE_SECONDS = 5.0
@@ -48,6 +52,7 @@ class Statistics:
         self.labelled = 0
         self.replaced = 0
         self.ignored = 0
+        self.unwanted = 0
         self.unstamped = 0
         self.rejected: collections.Counter[str] = collections.Counter()
         # Frames on which the network failed since it last labelled one.
@@ -58,12 +63,16 @@ class Statistics:
         self._arrivals: collections.deque[float] = collections.deque(maxlen=RATE_EVENTS)
         self._labels: collections.deque[float] = collections.deque(maxlen=RATE_EVENTS)
         self._stamps: collections.deque[float] = collections.deque(maxlen=60)
+        # When the first image came for which there are no labels yet.
+        self._waiting_since: float | None = None
 
     def begin(self) -> None:
         """Rates and times begin anew, as after a pause; counts go on."""
         self.forget_times()
         with self._lock:
             self._started = self._clock()
+            self._waiting_since = None
+            self.failures_in_a_row = 0
             for recent in (self._arrivals, self._labels, self._stamps):
                 recent.clear()
 
@@ -77,7 +86,10 @@ class Statistics:
         with self._lock:
             self.received += 1
             self.unstamped += stamp == 0
-            self._arrivals.append(self._clock())
+            now = self._clock()
+            self._arrivals.append(now)
+            if self._waiting_since is None:
+                self._waiting_since = now
             if self._stamps and not 0 < stamp - self._stamps[-1] < LONGEST_PERIOD:
                 self._stamps.clear()
             self._stamps.append(stamp)
@@ -86,6 +98,13 @@ class Statistics:
         """A message came in while the node is disabled."""
         with self._lock:
             self.ignored += 1
+            self._waiting_since = None
+
+    def remembered(self) -> None:
+        """A frame went into the window, and nobody wanted labels."""
+        with self._lock:
+            self.unwanted += 1
+            self._waiting_since = None
 
     def dropped_for_newer(self) -> None:
         with self._lock:
@@ -103,6 +122,7 @@ class Statistics:
     def labels_published(self, times: FrameTimes) -> None:
         with self._lock:
             self.labelled += 1
+            self._waiting_since = None
             self.failures_in_a_row = 0
             self._times.append(times)
             self._labels.append(self._clock())
@@ -112,10 +132,10 @@ class Statistics:
         with self._lock:
             return bool(self._stamps) and self._stamps[-1] == 0
 
-    def seconds_since_label(self) -> float | None:
-        """None where none was published yet."""
+    def seconds_unlabelled(self) -> float:
+        """For how long images have come without labels; 0 where the last one has them, or nobody wants any."""
         with self._lock:
-            return self._clock() - self._labels[-1] if self._labels else None
+            return 0.0 if self._waiting_since is None else self._clock() - self._waiting_since
 
     def labels_per_second(self) -> float:
         with self._lock:
@@ -161,6 +181,7 @@ class Statistics:
                 "frames labelled": str(self.labelled),
                 "frames dropped for newer ones": str(self.replaced),
                 "frames ignored while disabled": str(self.ignored),
+                "frames that nobody wanted": str(self.unwanted),
                 "frames rejected": str(sum(self.rejected.values())),
                 "frames with a stamp of zero": str(self.unstamped),
                 "images per second": f"{self._rate(self._arrivals, now):.1f}",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
+from stmem_ros.files import one_line
 from stmem_ros.node.camera import Camera
 from stmem_ros.node.camera_info import CameraInfoListener, beside
 from stmem_ros.node.label_info import TOPIC as LABEL_INFO
@@ -19,15 +20,17 @@ from stmem_ros.node.label_info import LabelInfoPublisher
 from stmem_ros.node.mailbox import Mailbox
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.model import Model
+from stmem_ros.node.origin import Origins
 from stmem_ros.node.outputs import Outputs
 from stmem_ros.node.qos import Warn
 from stmem_ros.node.settings import InputSettings, listed, name_cameras
-from stmem_ros.node.statistics import ANOTHER_MODEL, Statistics
+from stmem_ros.node.statistics import ANOTHER_MODEL, STAMP, Statistics
 from stmem_ros.streaming import StreamingSegmenter
 
 THE_TOPIC = "image"
 # The name, in diagnostics, of a camera that has none.
 THE_STREAM = "stream"
+NS_IN_A_SECOND = 1_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,10 @@ class Stream:
         self.camera: Camera | None = None
         self.info: CameraInfoListener | None = None
         self.listening_since = 0.0
+        self._wanted = False
+        self._origins = Origins()
+        # Whose image is the newest in the window.
+        self.origin = 0
         self._mailbox: Mailbox[Stream] | None = None
         # Of the image that was decoded last: what a compressed one will probably be.
         self.size: tuple[int, int] | None = None
@@ -103,13 +110,17 @@ class Stream:
             self.statistics.reset(ANOTHER_MODEL)
             self.statistics.forget_times()
         self.engine = model.engine.sibling()
-        self.label_info.publish(model.engine.info.labels)
+        try:
+            self.label_info.publish(model.engine.info.labels)
+        except Exception as error:
+            # The model is in use already: this must not look as if it were not.
+            self._warn(f"label_info {self.name}", f"label_info cannot be published: {one_line(error)}")
 
     def listen(self, settings: InputSettings, mailbox: Mailbox[Stream]) -> None:
         """Put what the camera sends into `mailbox`. Raises where a topic's name is none."""
         self._mailbox = mailbox
-        self.listening_since = time.monotonic()
-        self.statistics.begin()
+        self._begin()
+        self._origins = Origins()
         self.camera = Camera(
             self._node,
             self._place.topic,
@@ -127,22 +138,27 @@ class Stream:
         """The calibration beside labels of `size` `(height, width)`, or a warning to those who want it."""
         if not self.outputs.wanted("camera_info"):
             return
-        # Once: the executor's thread changes them.
+        # Once: the executor's thread changes it.
         listener = self.info
-        info = None if listener is None else listener.newest
         nothing = f"nothing comes on {self.outputs.topic('camera_info')}"
         if listener is None:
-            why = "it is not known where the calibration is; set camera_info_topics"
-            self._warn(f"no calibration {self.name}", f"{nothing}: {why}")
-        elif info is None:
-            why = f"no calibration came on {listener.topic} yet; does the camera driver publish it there?"
-            self._warn(f"no calibration {self.name}", f"{nothing}: {why} If not, set camera_info_topics")
-        else:
-            try:
+            # Else it was only stopped, while the last frame was in work.
+            if self.camera is not None:
+                why = "it is not known where the calibration is; set camera_info_topics"
+                self._warn(f"no calibration {self.name}", f"{nothing}: {why}")
+            return
+        # Of the labels' image too: no window has images of two sizes.
+        assert self.size is not None
+        try:
+            info = listener.of(self.size)
+            if info is not None:
                 self.outputs.publish_camera_info(info, size, header)
-            except ValueError as error:
-                why = f"the calibration on {listener.topic} is none: {error}"
-                self._warn(f"calibration {self.name}", f"{nothing}: {why}")
+            elif listener.is_overdue():
+                why = f"no calibration came on {listener.topic} yet; does the camera driver publish it there?"
+                self._warn(f"no calibration {self.name}", f"{nothing}: {why} If not, set camera_info_topics")
+        except ValueError as error:
+            why = f"the calibration on {listener.topic} cannot be used: {error}"
+            self._warn(f"calibration {self.name}", f"{nothing}: {why}")
 
     def stop_listening(self) -> None:
         for part in (self.camera, self.info):
@@ -154,11 +170,23 @@ class Stream:
         """Segment, or ignore images. The first frame after a pause starts a new window."""
         if enabled and not self.enabled:
             self.reset_asked.set()
-            self.listening_since = time.monotonic()
-            self.statistics.begin()
+            self._begin()
         self.enabled = enabled
         if not enabled and self._mailbox is not None:
             self._mailbox.clear(self)
+
+    def look_for_subscribers(self) -> bool:
+        """Whether anybody wants an output of the next frame. Rates and times begin anew with who is the first."""
+        wanted = self.outputs.wanted()
+        if wanted and not self._wanted:
+            self._begin()
+        self._wanted = wanted
+        return wanted
+
+    def _begin(self) -> None:
+        """What was measured before says nothing of what comes now."""
+        self.listening_since = time.monotonic()
+        self.statistics.begin()
 
     def destroy(self) -> None:
         self.stop_listening()
@@ -166,15 +194,26 @@ class Stream:
         self.label_info.destroy()
         self.engine = None
 
-    def _on_image(self, message: Any) -> None:
-        stamp_ns = stamp_to_ns(message.header.stamp)
+    def _on_image(self, message: Any, info: Mapping[str, Any]) -> None:
+        stamp = message.header.stamp
+        stamp_ns = stamp_to_ns(stamp)
         self.statistics.arrived(stamp_ns * 1e-9)
         if not self.enabled:
             self.statistics.arrived_disabled()
             return
+        if stamp.nanosec >= NS_IN_A_SECOND:
+            # Here and not in the worker: a stamp that is none says nothing of those around it.
+            self.statistics.reject(STAMP)
+            self._warn(
+                f"{STAMP} {self.name}",
+                f"a frame on {self.topic} cannot be segmented: its stamp has {stamp.nanosec} nanoseconds, and a second "
+                "has 10^9",
+            )
+            return
         size = (message.height, message.width) if hasattr(message, "height") else self.size
+        origin = self._origins.of(info.get("publication_sequence_number"))
         assert self._mailbox is not None
-        if self._mailbox.put(self, message, stamp_ns, size):
+        if self._mailbox.put(self, message, stamp_ns, size, origin):
             self.statistics.dropped_for_newer()
 
 

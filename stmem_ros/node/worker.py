@@ -6,6 +6,8 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +16,18 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
-from stmem_ros.files import one_line
+from stmem_ros.files import kind_and_line
 from stmem_ros.node.mailbox import Letter, Mailbox
 from stmem_ros.node.messages import stamp_from_ns
 from stmem_ros.node.outputs import at_output_size
 from stmem_ros.node.settings import FrameSettings
-from stmem_ros.node.statistics import ASKED_FOR, FAILURE, FrameTimes
+from stmem_ros.node.statistics import ANOTHER_PUBLISHER, ASKED_FOR, FAILURE, LOST_TO_FAILURE, FrameTimes
 from stmem_ros.node.stream import Stream
 from stmem_ros.streaming import Segmentation, batches, step_together
 from stmem_ros.streaming.batch import Step
 
 Complain = Callable[[str, str], object]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -68,22 +71,26 @@ class Worker:
             self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            settings = self._settings()
-            most = min((count for count in (settings.max_batch, self.most_together) if count), default=0)
-            letters = self.mailbox.take(most)
-            if letters is None:
-                return
-            try:
-                self._between()
-                self._round(letters, self._settings())
-            except Exception as error:
-                # Where the context is gone, nobody is there to be told.
-                if not self._alive():
-                    return
-                self._complain("worker", f"between two frames: {type(error).__name__}: {one_line(error)}")
+        while (letters := self.mailbox.take(self._guarded(self._most) or 0)) is not None:
+            self._guarded(self._between)
+            self._guarded(partial(self._round, letters))
 
-    def _round(self, letters: list[tuple[Stream, Letter]], settings: FrameSettings) -> None:
+    def _most(self) -> int:
+        """How many cameras the next round may take; 0: any number."""
+        return min((count for count in (self._settings().max_batch, self.most_together) if count), default=0)
+
+    def _guarded(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where it raises, which must not end the thread."""
+        try:
+            return work()
+        except Exception as error:
+            # Where the context is gone, nobody is there to be told, and the mailbox will be closed.
+            if self._alive():
+                self._complain("worker", f"between two frames: {kind_and_line(error)}")
+            return None
+
+    def _round(self, letters: list[tuple[Stream, Letter]]) -> None:
+        settings = self._settings()
         jobs = {}
         for stream, letter in letters:
             try:
@@ -94,7 +101,7 @@ class Worker:
                 # Whatever went wrong with this frame must not end the stream.
                 self._fail(stream, error)
         for group in batches([job.step for job in jobs.values()], settings.max_batch):
-            self._segment([jobs[id(step[0])] for step in group], settings)
+            self._segment([jobs[id(step.stream)] for step in group], settings)
 
     def _prepare(self, stream: Stream, letter: Letter, settings: FrameSettings) -> Job:
         engine, message = stream.engine, letter.message
@@ -105,20 +112,18 @@ class Worker:
             stream.reset_asked.clear()
             engine.reset()
             stream.statistics.reset(ASKED_FOR)
-        stamp = message.header.stamp
-        if stamp.nanosec >= 1_000_000_000:
-            raise ImageError("stamp", f"the stamp has {stamp.nanosec} nanoseconds; a second has 10^9")
         taken = time.perf_counter()
         image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
         stream.size = (image.shape[0], image.shape[1])
         decoded = time.perf_counter()
+        if engine.state.newest is not None and letter.origin != stream.origin:
+            engine.reset()
+            self._say_reset(stream, ANOTHER_PUBLISHER)
+        stream.origin = letter.origin
         prepared = engine.prepare(image, letter.stamp_ns, message.header.frame_id, letter.skipped)
         if engine.last_reset is not None:
-            stream.statistics.reset(engine.last_reset.value)
-            self._complain(
-                f"{engine.last_reset.name} {stream.name}", f"new window on {stream.topic}: {engine.last_reset.value}"
-            )
-        step = (engine, prepared, stream.outputs.wanted("confidence"))
+            self._say_reset(stream, engine.last_reset.value)
+        step = Step(engine, prepared, stream.outputs.wanted("confidence"), stream.look_for_subscribers())
         return Job(stream, letter, step, taken - letter.arrival, decoded - taken, time.perf_counter() - decoded)
 
     def _segment(self, jobs: list[Job], settings: FrameSettings) -> bool:
@@ -131,7 +136,7 @@ class Worker:
             if len(jobs) == 1 or not self._alive():
                 self._fail(jobs[0].stream, error)
                 return False
-            failure = f"{type(error).__name__}: {one_line(error)}"
+            failure = kind_and_line(error)
         if failure:
             # Only here: the error held the memory of the pass that failed.
             if all([self._segment([job], settings) for job in jobs]):
@@ -145,6 +150,8 @@ class Worker:
         done = []
         for job, result in zip(jobs, results, strict=True):
             if result is None:
+                if not job.step.labels:
+                    job.stream.statistics.remembered()
                 continue
             try:
                 done.append((job, *self._publish(job, result, network, settings)))
@@ -155,7 +162,7 @@ class Worker:
             try:
                 job.stream.outputs.publish_pictures(segmentation, header, self.table, settings)
             except Exception as error:
-                self._fail(job.stream, error)
+                self._say_missing(job.stream, "pictures", error)
         return True
 
     def _publish(
@@ -166,7 +173,10 @@ class Worker:
         segmentation = at_output_size(result, settings)
         header = Header(stamp=stamp_from_ns(result.stamp_ns), frame_id=result.frame_id)
         stream.outputs.publish_labels(segmentation, header)
-        stream.publish_camera_info((segmentation.labels.shape[0], segmentation.labels.shape[1]), header)
+        try:
+            stream.publish_camera_info((segmentation.labels.shape[0], segmentation.labels.shape[1]), header)
+        except Exception as error:
+            self._say_missing(stream, "camera_info", error)
         published = time.perf_counter()
         latency = published - job.letter.arrival
         if result.stamp_ns:
@@ -180,10 +190,21 @@ class Worker:
         stream.statistics.reject(kind)
         self._complain(f"{kind} {stream.name}", f"a frame on {stream.topic} cannot be segmented: {reason}")
 
+    def _say_reset(self, stream: Stream, reason: str) -> None:
+        stream.statistics.reset(reason)
+        self._complain(f"{reason} {stream.name}", f"new window on {stream.topic}: {reason}")
+
+    def _say_missing(self, stream: Stream, what: str, error: Exception) -> None:
+        """Something beside the labels, which have left, cannot be made."""
+        if not self._alive():
+            raise error
+        self._complain(f"{what} {stream.name}", f"no {what} for a frame on {stream.topic}: {kind_and_line(error)}")
+
     def _fail(self, stream: Stream, error: Exception) -> None:
         """A frame is lost to something that nobody foresaw, and with it the window."""
         if not self._alive():
             raise error
-        self._reject(stream, FAILURE, f"{type(error).__name__}: {one_line(error)}")
-        if stream.engine is not None:
+        self._reject(stream, FAILURE, kind_and_line(error))
+        if stream.engine is not None and stream.engine.state.newest is not None:
             stream.engine.reset()
+            stream.statistics.reset(LOST_TO_FAILURE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,18 +45,22 @@ class Prepared:
     pixels: Tensor
 
 
-# A stream, its next frame, and whether its confidence is wanted.
-Step = tuple["StreamingSegmenter", Prepared, bool]
+class Step(NamedTuple):
+    """A stream's next frame, and what is wanted of the frame that is due: without labels, it is only remembered."""
+
+    stream: StreamingSegmenter
+    prepared: Prepared
+    confidence: bool = True
+    labels: bool = True
 
 
 def batches(steps: Sequence[Step], most: int = 0) -> list[list[Step]]:
     """Steps that can go together, in the order given: of one size, `most` of them at once (0: any number)."""
     found: list[list[Step]] = []
     for step in steps:
-        stream, prepared, _ = step
-        limit = min((count for count in (most, stream.most_together) if count), default=len(steps))
+        limit = min((count for count in (most, step.stream.most_together) if count), default=len(steps))
         for group in found:
-            if len(group) < limit and group[0][1].pixels.shape == prepared.pixels.shape:
+            if len(group) < limit and group[0].prepared.pixels.shape == step.prepared.pixels.shape:
                 group.append(step)
                 break
         else:
@@ -68,33 +72,40 @@ def batches(steps: Sequence[Step], most: int = 0) -> list[list[Step]]:
 def step_together(steps: Sequence[Step]) -> list[Segmentation | None]:
     """What `step` of each stream returns, from as few passes through the network as their sizes allow.
 
+    None too where labels are not wanted: the window moves on, and nothing else is computed.
+
     The streams are siblings (`StreamingSegmenter.sibling`), each at most once. Where it raises, no window is changed
     but by the frames of the passes before.
     """
     results: dict[int, Segmentation | None] = {}
     for group in batches(steps):
         for step, result in zip(group, _step_batch(group), strict=True):
-            results[id(step[0])] = result
-    return [results[id(stream)] for stream, _, _ in steps]
+            results[id(step.stream)] = result
+    return [results[id(step.stream)] for step in steps]
 
 
 def _step_batch(group: Sequence[Step]) -> list[Segmentation | None]:
-    network = group[0][0].network
-    features = split(network.frame(_joined([prepared.pixels for _, prepared, _ in group])), len(group))
+    network = group[0].stream.network
+    features = split(network.frame(_joined([step.prepared.pixels for step in group])), len(group))
     states = [
-        stream.state.after(prepared.frame, own, stream.length)
-        for (stream, prepared, _), own in zip(group, features, strict=True)
+        step.stream.state.after(step.prepared.frame, own, step.stream.length)
+        for step, own in zip(group, features, strict=True)
     ]
     results: list[Segmentation | None] = [None] * len(group)
-    due = [index for index, (stream, _, _) in enumerate(group) if len(states[index].waiting) > stream.delay]
-    if due:
-        windows = [states[index].features for index in due]
-        logits = network.predict([join(frames) for frames in zip(*windows, strict=True)], group[0][0].query)
-        for place, index in enumerate(due):
-            results[index] = finish(states[index].waiting.pop(0), logits[place : place + 1], group[index][2])
+    due = {
+        index: states[index].waiting.pop(0)
+        for index, step in enumerate(group)
+        if len(states[index].waiting) > step.stream.delay
+    }
+    wanted = [index for index in due if group[index].labels]
+    if wanted:
+        windows = [states[index].features for index in wanted]
+        logits = network.predict([join(frames) for frames in zip(*windows, strict=True)], group[0].stream.query)
+        for place, index in enumerate(wanted):
+            results[index] = finish(due[index], logits[place : place + 1], group[index].confidence)
     # Windows move on when nothing can fail any more.
-    for (stream, _, _), state in zip(group, states, strict=True):
-        stream.state = state
+    for step, state in zip(group, states, strict=True):
+        step.stream.state = state
     return results
 
 

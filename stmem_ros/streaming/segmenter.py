@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
-from stmem_ros.streaming.batch import Prepared, Segmentation, finish, step_together
+from stmem_ros.streaming.batch import Prepared, Segmentation, Step, finish, step_together
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_device, resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork, streaming_network
@@ -146,7 +146,7 @@ class StreamingSegmenter:
         a centred frame that still waited then gets no label. `skipped` are the stamps of
         frames between that were not given to this method, so that `max_gap` means the camera's gaps, not the network's.
         """
-        return step_together([(self, self.prepare(image, stamp_ns, frame_id, skipped), confidence)])[0]
+        return step_together([Step(self, self.prepare(image, stamp_ns, frame_id, skipped), confidence)])[0]
 
     @torch.inference_mode()
     def prepare(
