@@ -92,7 +92,8 @@ class Consumer:
         self._executor.add_node(self._node)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.values = {pair.key: pair.value for pair in message.status[0].values}
+        (status,) = (status for status in message.status if status.name.endswith(": stream"))
+        self.values = {pair.key: pair.value for pair in status.values}
         self.reports += 1
 
     def received(self) -> int:

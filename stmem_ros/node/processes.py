@@ -14,6 +14,8 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 
+from stmem_ros.node.settings import THE_STREAM
+
 # Far from the domains that people use, so that a robot on this network does not hear what runs here.
 OWN_DOMAIN = "97"
 START_SECONDS = 120.0
@@ -60,7 +62,7 @@ class Child:
 class Observer:
     """A node of this process, `node`, and the child processes around it; `close` ends all of them.
 
-    `health` collects what the segmentation node says of itself in diagnostics.
+    `health` collects what the segmentation node says of its camera in diagnostics.
     """
 
     def __init__(self, name: str) -> None:
@@ -71,10 +73,13 @@ class Observer:
         self._executor.add_node(self.node)
         self.children: list[Child] = []
         self.health: list[DiagnosticStatus] = []
+        self._failure = ""
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.health.extend(status for status in message.status if status.name == f"{NAMESPACE}/segmentation: stream")
+        own = [status for status in message.status if status.name.startswith(f"{NAMESPACE}/segmentation: ")]
+        self.health.extend(status for status in own if status.name.endswith(f": {THE_STREAM}"))
+        self._failure = next((status.message for status in own if status.level == DiagnosticStatus.ERROR), "")
 
     def start(self, module: str, arguments: list[str]) -> Child:
         """Start the node that is Python module `module`."""
@@ -99,8 +104,8 @@ class Observer:
         self._executor.spin_once(timeout_sec=seconds)
         for child in self.children:
             child.check_alive()
-        if self.health and self.health[-1].level == DiagnosticStatus.ERROR:
-            raise ProcessError(f"the segmentation node {self.health[-1].message}")
+        if self._failure:
+            raise ProcessError(f"the segmentation node {self._failure}")
 
     def spin_until(self, condition: Callable[[], bool], seconds: float, waiting_for: str) -> None:
         """Raises ProcessError where a child has failed, or `condition` does not hold within `seconds`."""

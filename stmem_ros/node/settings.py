@@ -16,8 +16,9 @@ from stmem_ros.streaming import StreamConfig
 from stmem_ros.topics import camera_names
 
 Group = TypeVar("Group")
-# The names, in diagnostics, of what is no camera.
+# The names, in diagnostics, of what is no camera, and of the camera that has none.
 THE_NODE, THE_MODEL = "node", "model"
+THE_STREAM = "stream"
 # What may come before `/labels`.
 NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 

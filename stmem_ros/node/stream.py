@@ -23,13 +23,11 @@ from stmem_ros.node.model import Model
 from stmem_ros.node.origin import Origins
 from stmem_ros.node.outputs import Outputs
 from stmem_ros.node.qos import Warn
-from stmem_ros.node.settings import InputSettings, listed, name_cameras
+from stmem_ros.node.settings import THE_STREAM, InputSettings, listed, name_cameras
 from stmem_ros.node.statistics import ANOTHER_MODEL, STAMP, Statistics
 from stmem_ros.streaming import StreamingSegmenter
 
 THE_TOPIC = "image"
-# The name, in diagnostics, of a camera that has none.
-THE_STREAM = "stream"
 NS_IN_A_SECOND = 1_000_000_000
 
 
