@@ -12,11 +12,13 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from graph import PERIOD_NS, Graph, pixels, wait_for  # noqa: E402
 from gray import own_graphs, save_fusing  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from stmem_ros.node import qos  # noqa: E402
 from stmem_ros.node.messages import stamp_from_ns, stamp_to_ns, to_image_msg  # noqa: E402
 from stmem_ros.node.origin import Origins  # noqa: E402
 from stmem_ros.streaming import StreamingSegmenter  # noqa: E402
@@ -121,6 +123,20 @@ def test_two_publishers_on_one_topic_never_share_a_window(twin: Twin, names: tup
     twin.graph.wait_message("2 publishers on", "image_topics")
     twin.graph.wait_message("new window on", "another publisher's image came")
     twin.graph.tester.destroy_publisher(second)
+
+
+def test_where_rclpy_says_nothing_of_a_message_it_is_labelled(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Humble."""
+    monkeypatch.setattr(qos, "INFORMED", False)
+    graph = twin.graph
+    assert graph.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    graph.wait_matched()
+    assert [twin.frame(70 * SECOND + place * PERIOD_NS) for place in range(3)] == [""] * 3
+    assert graph.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    monkeypatch.undo()
+    assert graph.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    graph.wait_matched()
 
 
 def test_a_camera_that_is_started_again_at_once_starts_a_new_window(twin: Twin) -> None:

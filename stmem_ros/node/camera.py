@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -11,7 +10,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from stmem_ros.files import one_line
-from stmem_ros.node.qos import RELIABILITIES, Warn, create_input, overridden_reliability, publishers
+from stmem_ros.node.qos import RELIABILITIES, Receive, Warn, create_input, overridden_reliability, publishers
 
 LOOK_PERIOD = 0.2
 COMPRESSED = "/compressed"
@@ -27,9 +26,7 @@ class Camera:
     publishers change. QoS overrides are of the topic that is subscribed to.
     """
 
-    def __init__(
-        self, node: Node, topic: str, transport: str, reliability: str, callback: Callable[..., None], warn: Warn
-    ) -> None:
+    def __init__(self, node: Node, topic: str, transport: str, reliability: str, callback: Receive, warn: Warn) -> None:
         self._node, self._callback, self._warn = node, callback, warn
         self._candidates = candidates(node.resolve_topic_name(topic), transport)
         # Where it listens, or would.

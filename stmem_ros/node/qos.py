@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -20,6 +21,9 @@ except ImportError:
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 Warn = Callable[[str, str], object]
+# Takes a message, and what rclpy knows of it: nothing on Humble.
+Receive = Callable[[Any, Mapping[str, Any]], None]
+INFORMED = hasattr(Subscription, "CallbackType")
 UNKNOWN = "_NODE_NAME_UNKNOWN_"
 RELIABILITY = "reliability"
 AUTO = "auto"
@@ -61,9 +65,7 @@ def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfi
     )
 
 
-def create_input(
-    node: Node, kind: type, topic: str, profile: QoSProfile, callback: Callable[..., None], warn: Warn
-) -> Any:
+def create_input(node: Node, kind: type, topic: str, profile: QoSProfile, callback: Receive, warn: Warn) -> Any:
     """A subscription; `qos_overrides.<topic>.subscription.*` are parameters.
 
     Its reliability is only where it was set: else it may be chosen anew while the node runs.
@@ -92,7 +94,7 @@ def create_input(
     return node.create_subscription(
         kind,
         topic,
-        callback,
+        callback if INFORMED else lambda message: callback(message, {}),
         copy.copy(profile),
         qos_overriding_options=QoSOverridingOptions(policies),
         event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
