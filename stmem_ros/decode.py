@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.bridge import bridge_failure
+from stmem_ros.files import one_line
 from stmem_ros.image_header import HeaderError, read_header
 
 SMALLEST_SIDE = 16
@@ -61,6 +63,7 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 
     8-bit colour, mono and Bayer, YUV 4:2:2, and 16-bit of either byte order (its upper 8 bits) are read
     here; float images must lie in 0..1; other encodings go through cv_bridge. Raises ImageError.
+    The first of those takes as long as it takes to see whether cv_bridge works (`bridge_failure`).
     """
     height, width = message.height, message.width
     _check_size(height, width)
@@ -183,8 +186,11 @@ def _through_cv_bridge(message: Any) -> NDArray[np.uint8]:
         raise ImageError(
             "encoding", f"{unsupported}, nor are {size} bytes enough for {width}x{height}; supported: {known}"
         )
+    failure = bridge_failure()
+    if failure:
+        raise ImageError("encoding", f"{unsupported}, and {failure}; supported: {known}")
     try:
-        # Imported here: compiled builds crash beside NumPy 2, so only an encoding that needs it pays that risk.
+        # Not before the trial: a compiled build may end the process.
         from cv_bridge import CvBridge
 
         image = np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
@@ -192,7 +198,7 @@ def _through_cv_bridge(message: Any) -> NDArray[np.uint8]:
         raise ImageError(
             "encoding",
             f"{unsupported}, nor could cv_bridge convert it "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); supported: {known}",
+            f"({type(error).__name__}: {one_line(error)!r:.200}); supported: {known}",
         ) from error
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
         raise ImageError("encoding", f"{unsupported}; supported: {known}")

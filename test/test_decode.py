@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import array
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,6 +20,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from sensor_msgs.msg import CompressedImage, Image
 
+from stmem_ros import bridge
 from stmem_ros.decode import ImageError, decode_compressed, decode_image
 
 HEIGHT, WIDTH = 24, 32
@@ -173,6 +179,102 @@ def test_float_images_must_lie_in_0_to_1(value: float, said: str) -> None:
 def test_compressed_data_that_is_no_image_is_an_error(data: bytes) -> None:
     with pytest.raises(ImageError, match=r"no image that OpenCV can read"):
         decode_compressed(CompressedImage(format="jpeg", data=array.array("B", data)))
+
+
+# In the place of cv_bridge: knows cmy8, and notes where it is asked for what.
+STAND_IN = """
+import os, signal, time
+from pathlib import Path
+import numpy as np
+
+class CvBridge:
+    def imgmsg_to_cv2(self, message, desired_encoding):
+        with Path(__file__).with_name("asked").open("a") as file:
+            print(os.getpid(), message.encoding, file=file)
+        {does}
+        assert desired_encoding == "rgb8"
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+        pixels = rows[:, : 3 * message.width].reshape(message.height, message.width, 3)
+        return 255 - pixels if message.encoding == "cmy8" else pixels[..., ::-1]
+"""
+
+
+class StandIn:
+    """A cv_bridge that is found before any other."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._package = folder / "cv_bridge"
+        self._package.mkdir()
+        self.does("pass")
+        monkeypatch.syspath_prepend(folder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "cv_bridge"]:
+            monkeypatch.delitem(sys.modules, name)
+
+    def does(self, statement: str) -> None:
+        """What it does whenever it is used."""
+        (self._package / "__init__.py").write_text(STAND_IN.replace("{does}", statement))
+
+    def asked(self) -> list[tuple[int, str]]:
+        """In which process, for which encoding."""
+        path = self._package / "asked"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(int(process), encoding) for process, _, encoding in (line.partition(" ") for line in lines)]
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    bridge.bridge_failure.cache_clear()
+    yield StandIn(tmp_path, monkeypatch)
+    sys.modules.pop("cv_bridge", None)
+    bridge.bridge_failure.cache_clear()
+
+
+def refusal(encoding: str = "cmy8") -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_image(message(encoding, 255 - RGB))
+    assert caught.value.kind == "encoding" and str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_an_encoding_that_cv_bridge_alone_knows_is_read_through_it(stand_in: StandIn) -> None:
+    for _ in range(2):
+        np.testing.assert_array_equal(decode_image(message("cmy8", 255 - RGB, padding=4)), RGB)
+    (tried, _), *asked = stand_in.asked()
+    assert tried != os.getpid() and asked == [(os.getpid(), "cmy8")] * 2
+
+
+def test_a_cv_bridge_that_crashes_costs_the_frame_and_not_the_process(stand_in: StandIn) -> None:
+    stand_in.does("os.kill(os.getpid(), signal.SIGSEGV)")
+    said = refusal()
+    assert "'cmy8' is not supported, and cv_bridge does not work here" in said and "ended with signal 11" in said
+    assert ("numpy<2" in said) == (np.lib.NumpyVersion(np.__version__) >= "2.0.0")
+    assert refusal() == said
+    # It was tried once, and not in this process.
+    ((tried, _),) = stand_in.asked()
+    assert tried != os.getpid()
+
+
+def test_a_cv_bridge_that_hangs_is_given_up_and_ended(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "LONGEST_TRIAL_S", 3)
+    stand_in.does("time.sleep(1000)")
+    assert "did not end within 3 seconds" in refusal()
+    assert not [process for process, _ in stand_in.asked() if Path(f"/proc/{process}").exists()]
+
+
+def test_a_cv_bridge_that_cannot_be_imported_says_why(stand_in: StandIn) -> None:
+    stand_in.does("raise ImportError('numpy.core.multiarray failed to import')")
+    assert "failed (ImportError: numpy.core.multiarray failed to import)" in refusal()
+
+
+def test_what_cv_bridge_says_of_a_message_is_fit_for_a_log(stand_in: StandIn) -> None:
+    stand_in.does("assert message.encoding == 'bgr8', message.encoding")
+    assert "nor could cv_bridge convert it (AssertionError: 'cmy8\\x1b[2J')" in refusal("cmy8\x1b[2J")
+
+
+def test_without_cv_bridge_no_process_is_started(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    monkeypatch.delattr(subprocess, "run")
+    assert "'cmy8' is not supported, and cv_bridge" in (said := refusal()) and "is not installed" in said
 
 
 ENCODINGS = [*EXACT, *EXACT_GRAY, *CLOSE, "cmyk8", "nv21", "64FC1", "8SC2", "", "rgb8\x00"]
