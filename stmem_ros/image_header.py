@@ -69,6 +69,9 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, int]]:
         length, kind = struct.unpack_from(">I4s", data, position)
         if (kind == b"IHDR") != (not chunks) or (kind == b"IHDR" and length != 13):
             raise HeaderError("is a PNG whose header is not where it belongs")
+        if kind == b"acTL":
+            # OpenCV gives memory that nobody wrote where such a file is damaged.
+            raise HeaderError("is an animated PNG, which no camera sends")
         if position + 12 + length > len(data):
             raise HeaderError(f"is a PNG that is cut off: {length} bytes of it lie in one chunk")
         chunks.append((kind, position + 8))
