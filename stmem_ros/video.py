@@ -18,6 +18,19 @@ from stmem_ros.labels import LabelSet
 LEGEND_ROW = 34
 # The codec that every build of OpenCV with FFmpeg can write; those from PyPI have no H.264.
 CODEC = "mp4v"
+# A level of OpenCV's log.
+ONLY_ERRORS = 2
+
+
+def quiet_opencv() -> None:
+    """In this process. OpenCV and its FFmpeg complain of each frame that they cannot write or read; we do so once.
+
+    FFmpeg reads its level where it is used for the first time.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # Which of them there is depends on OpenCV's version.
+    log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    log.setLogLevel(ONLY_ERRORS)
 
 
 class VideoError(OSError):
@@ -39,6 +52,7 @@ class TimedVideo:
             raise VideoError(f"{path}: a video's name must end in .mp4")
         if not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"rate is {rate!r}; it must be above 0 frames a second")
+        quiet_opencv()
         # Four digits: MPEG-4 knows no finer clock.
         self.path, self.rate, self._longest = path, float(f"{rate:.4g}"), longest
         self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -172,12 +175,11 @@ def test_a_network_that_goes_on_failing_is_an_error_in_diagnostics(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_network(graph, monkeypatch, raising(torch.cuda.OutOfMemoryError("CUDA out of memory")), times=10**6)
-    failures = graph.stream.statistics.rejected["failure"]
-    for _ in range(60):
+    rejected = graph.stream.statistics.rejected
+    for count in range(rejected["failure"] + 1, rejected["failure"] + 12):
         graph.send_image(gray_frame(5))
-        time.sleep(0.05)
-    assert graph.stream.statistics.rejected["failure"] > failures + 10
-    assert graph.status().level == DiagnosticStatus.ERROR
+        wait_for(lambda count=count: rejected["failure"] == count, "the failure")
+    graph.wait_status(DiagnosticStatus.ERROR, "the network failed on the last", "frames")
 
 
 def test_a_frame_whose_logits_are_nan_is_not_labelled(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +208,7 @@ def test_a_checkpoint_that_is_cut_off_at_the_start_is_an_error_until_it_is_mende
     try:
         assert graph.node.trigger_configure() == TransitionCallbackReturn.FAILURE
         graph.wait_message("cannot configure", "cut.safetensors", "damaged")
-        graph.wait_status(DiagnosticStatus.ERROR, "cut.safetensors")
+        graph.wait_status(DiagnosticStatus.ERROR, "cut.safetensors", title="node")
         assert graph.set(checkpoint=str(folder / "gray.safetensors")).successful
         assert label(graph.start(), 6) == 6
     finally:
@@ -373,50 +375,51 @@ def test_a_node_that_is_killed_is_back_under_respawn_and_its_subscribers_need_do
         context.try_shutdown()
 
 
-RECORDS = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from stmem_ros.labels import LabelSet
-from stmem_ros.node.recording import Recorder
-
-folder = Path(sys.argv[1])
-recorder = Recorder(folder, LabelSet(["ground"], [(0, 0, 0)]), 10.0)
-recorder.begin()
-random = np.random.default_rng(0)
-room = int(sys.argv[2])
-try:
-    for number in range(12):
-        # From the seventh label on there is no room for another.
-        if number == 6:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        recorder.add_labels(random.integers(0, 2, (240, 320), np.uint8) * 255, number * 10**8, number * 10**8)
-        recorder.add_overlay(random.integers(0, 256, (240, 320, 3), np.uint8), number * 10**8)
-    recorder.finish()
-except OSError as error:
-    print(error)
-    recorder.discard()
-    sys.exit(1)
-"""
-
-
-# Bytes that a file may have: the label images of this test need some 20,000 and the video more than the larger limit.
+# Bytes that a file may have once the demo records: of noise the video soon has more than either, and no label image
+# more than the larger.
 @pytest.mark.parametrize(
-    ("room", "reason", "labels"), [(100_000, "disk is full", 12), (5_000, "File too large", 6)], ids=["video", "labels"]
+    ("room", "reason"), [(50_000, "disk is full"), (50, "File too large")], ids=["video", "labels"]
 )
 def test_a_full_disk_ends_a_recording_with_one_line_and_leaves_no_half_file(
-    tmp_path: Path, room: int, reason: str, labels: int
+    tmp_path: Path, ros_domain: int, room: int, reason: str
 ) -> None:
     """A limit on a file's size stands for the disk."""
-    done = subprocess.run(
-        [sys.executable, "-c", RECORDS, str(tmp_path), str(room)], capture_output=True, text=True, cwd=ROOT, check=False
+    drive, output = tmp_path / "drive", tmp_path / "out"
+    drive.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(60):
+        cv2.imwrite(str(drive / f"{number:02}.png"), noise.integers(0, 256, (240, 320, 3), np.uint8))
+    command = [sys.executable, "-m", "stmem_ros.node.demo", "--source", str(drive), "--output", str(output)]
+    demo = subprocess.Popen(
+        [*command, "--rate", "15", "--short-side", "64"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
     )
-    assert done.returncode == 1, done.stderr
-    assert reason in done.stdout and str(tmp_path) in done.stdout and done.stdout.count("\n") == 1
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert len(left) == labels and all(name.startswith("labels/0000") for name in left)
-    for name in left:
-        assert cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED).shape == (240, 320)
+    try:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while len(list(output.glob("labels/*.png"))) < 3:
+            assert time.monotonic() < deadline and demo.poll() is None, "the demo wrote no three labels"
+            time.sleep(0.01)
+        resource.prlimit(demo.pid, resource.RLIMIT_FSIZE, (room, room))
+        said = demo.communicate(timeout=SECONDS_TO_START)[1]
+        with pytest.raises(ProcessLookupError):
+            # Nobody is left of its process group.
+            os.killpg(demo.pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(demo.pid, signal.SIGKILL)
+        demo.communicate()
+    assert demo.returncode == 1, said
+    assert said.startswith("demo: ") and said.count("\n") == 1
+    assert str(output) in said and reason in said
+    left = sorted(path for path in output.rglob("*") if path.is_file())
+    assert len(left) >= 3 and all(path.parent.name == "labels" and path.suffix == ".png" for path in left)
+    for path in left:
+        assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (240, 320)
 
 
 def rows() -> list[list[str]]:

@@ -381,6 +381,9 @@ def test_a_transition_that_raises_leaves_a_node_that_can_be_configured_again(
     assert getattr(part, method) is whole, "nothing was raised"
     assert graph.call("get_state", GetState).current_state.id == State.PRIMARY_STATE_UNCONFIGURED
     wait_released(graph, threads)
+    failed = f"on_{name} failed: RuntimeError: can't start new thread"
+    graph.wait_message(failed)
+    graph.wait_status(DiagnosticStatus.ERROR, failed, title="node")
     for fitting in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
         assert graph.call("change_state", ChangeState, transition=Transition(id=fitting)).success
     wait_for(lambda: graph.stream.outputs.wanted("labels"), "the consumer")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from rclpy.executors import ExternalShutdownException
@@ -30,8 +28,6 @@ CAMERA_TOPIC = "/stmem_demo/image"
 QUIET_SECONDS = 2.0
 # What two cores keep up a few frames a second with.
 CPU_SHORT_SIDE = 360
-# A level of OpenCV's log.
-ONLY_ERRORS = 2
 
 
 class DemoError(Exception):
@@ -104,17 +100,6 @@ def run_demo(
     return make_report(recorder, sent, observer.health[-1].hardware_id, str(checkpoint))
 
 
-def quiet_opencv() -> None:
-    """In this process. OpenCV and its FFmpeg complain of each frame that they cannot write; the recorder does so once.
-
-    FFmpeg reads its level where it is used for the first time.
-    """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # Which of them there is depends on OpenCV's version.
-    log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
-    log.setLogLevel(ONLY_ERRORS)
-
-
 def decode_mono(message: Image) -> np.ndarray:
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, : message.width]
 
@@ -166,7 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
         f"source's (default: 0 on a GPU, {CPU_SHORT_SIDE} on a CPU)",
     )
     options = parser.parse_args(arguments)
-    quiet_opencv()
     try:
         source = options.source or default_source()
         short_side = default_short_side(options.device) if options.short_side is None else options.short_side

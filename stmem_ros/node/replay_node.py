@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import sys
 import threading
@@ -29,6 +28,7 @@ from stmem_ros.encode import EncodeError, encode_image
 from stmem_ros.node.lifecycle import end_soon
 from stmem_ros.node.messages import stamp_from_ns, to_array, to_image_msg
 from stmem_ros.sources import DEFAULT_RATE, Frame, SourceError, open_source
+from stmem_ros.video import quiet_opencv
 
 QUEUE_DEPTH = 5
 JPEG_QUALITY = 95
@@ -180,8 +180,8 @@ class ReplayNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Returns the exit code. The last line on stdout is `published N frames` once the source could be opened."""
-    # FFmpeg writes to stderr by itself; what matters of it comes back as a SourceError.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # What matters of it comes back as a SourceError.
+    quiet_opencv()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

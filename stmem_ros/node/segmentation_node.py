@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -18,7 +20,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool, Trigger
 
-from stmem_ros.files import one_line
+from stmem_ros.files import kind_and_line, one_line
 from stmem_ros.node import diagnostics
 from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
@@ -39,6 +41,23 @@ from stmem_ros.node.settings import (
 from stmem_ros.node.statistics import Complaints
 from stmem_ros.node.stream import Stream, enabled_names, places
 from stmem_ros.node.worker import Worker
+
+Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
+
+
+def explained(transition: Transition) -> Transition:
+    """rclpy takes what a transition raises for an error, and says nothing of it."""
+
+    @functools.wraps(transition)
+    def run(node: SegmentationNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.fail(f"{transition.__name__} failed: {kind_and_line(error)}")
+            return TransitionCallbackReturn.ERROR
+
+    return run
+
 
 # Name: (type, meaning).
 SERVICES = {
@@ -98,7 +117,7 @@ class SegmentationNode(LifecycleNode):
         except Exception as error:
             # rclpy says nothing of what a transition raises.
             self._release()
-            return self._fail(f"cannot configure: {reason(error)}")
+            return self.fail(f"cannot configure: {reason(error)}")
         self._failure = ""
         self._live.model_failure = ""
         for stream in self.streams:
@@ -113,6 +132,7 @@ class SegmentationNode(LifecycleNode):
         )
         return super().on_configure(state)
 
+    @explained
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the cameras and start the worker."""
         assert self._inputs is not None and self.model is not None
@@ -125,7 +145,7 @@ class SegmentationNode(LifecycleNode):
         except Exception as error:
             for stream in self.streams:
                 stream.stop_listening()
-            return self._fail(f"cannot subscribe: {reason(error)}")
+            return self.fail(f"cannot subscribe: {reason(error)}")
         self._worker = worker
         result = super().on_activate(state)
         # Publishers are on by now: whoever waits for the classes gets them.
@@ -134,15 +154,18 @@ class SegmentationNode(LifecycleNode):
         self._failure = ""
         return result
 
+    @explained
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_work()
         return super().on_deactivate(state)
 
+    @explained
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
         self._failure = ""
         return super().on_cleanup(state)
 
+    @explained
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_work()
         self._release()
@@ -175,7 +198,7 @@ class SegmentationNode(LifecycleNode):
         self.streams, self._judges, self.model = [], [], None
         self._freed = True
 
-    def _fail(self, message: str) -> TransitionCallbackReturn:
+    def fail(self, message: str) -> TransitionCallbackReturn:
         """A transition failed: say why, now and in diagnostics until it succeeds."""
         self._failure = message
         if self.context.ok():
