@@ -27,7 +27,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from graph import Graph, pixels, wait_for
 from gray import gray_frame, own_graphs, save_gray
-from kill import kill
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue as Value
 from rcl_interfaces.srv import SetParameters
@@ -308,7 +307,8 @@ def test_a_camera_that_is_killed_is_missed_by_topic_and_its_successor_is_labelle
         replay = start(tmp_path / "replay.log", "stmem_ros.node.replay_node", *source)
         wait_for(lambda: labelled_from_now(5), "labels of the replay")
         graph.wait_status(DiagnosticStatus.WARN, "publishers")
-        kill(replay)
+        replay.kill()
+        replay.wait()
         assert replay.returncode == -signal.SIGKILL
         graph.wait_status(DiagnosticStatus.WARN, "no image for", f"{graph.namespace}/image")
     # The test's own camera was there all along.
@@ -364,7 +364,8 @@ def test_a_node_that_is_killed_is_back_under_respawn_and_its_subscribers_need_do
     try:
         drive_until(lambda: len(stamps) >= 3, "the first labels")
         killed = time.time_ns()
-        kill(supervisor.lives[0])
+        supervisor.lives[0].kill()
+        supervisor.lives[0].wait()
         drive_until(lambda: sum(stamp > killed + 10**9 for stamp in stamps) >= 3, "labels of the next process")
         assert supervisor.lives[0].returncode == -signal.SIGKILL and len(supervisor.lives) == 2
         assert stamps == sorted(set(stamps)), "a frame was labelled twice, or an old one after a newer one"

@@ -22,7 +22,6 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from graph import DEADLINE_S, Graph, pixels, wait_for  # noqa: E402
 from gray import STEP, gray_frame, save_fusing, save_gray  # noqa: E402
-from kill import kill  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
@@ -442,7 +441,8 @@ def test_without_autostart_the_node_waits_for_a_lifecycle_manager(tmp_path: Path
         node.send_signal(signal.SIGINT)
         assert node.wait(DEADLINE_S) == 0
     finally:
-        kill(node)
+        node.kill()
+        node.wait()
         executor.shutdown()
         manager.destroy_node()
         context.try_shutdown()

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from kill import kill
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
@@ -115,7 +114,8 @@ class Stage:
         if process.poll() is not None:
             raise SoakError(f"the {name} had ended by itself with exit code {process.returncode}: {self.said(name)}")
         if number == signal.SIGKILL:
-            kill(process)
+            process.kill()
+            process.wait()
             return
         process.send_signal(number)
         try:
