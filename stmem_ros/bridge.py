@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-LONGEST_TRIAL_S = 20
+LONGEST_TRIAL_S = 10
 
 TRIAL = """
 import sys

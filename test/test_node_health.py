@@ -175,6 +175,22 @@ def test_where_nobody_subscribes_frames_are_remembered_and_no_limit_is_judged(gr
     graph.wait_status(ERROR, "the limit is 0.001")
 
 
+def test_who_subscribes_between_two_frames_is_no_reason_for_an_error(graph: Graph) -> None:
+    graph.labels_of(gray_frame(1))
+    graph.forget("labels")
+    unwanted = graph.stream.statistics.unwanted
+    graph.send_image(gray_frame(2))
+    wait_for(lambda: graph.stream.statistics.unwanted == unwanted + 1, "the frame that nobody wanted")
+    # As if that were long ago.
+    graph.stream.listening_since -= 60
+    assert graph.set(rate_error=0.2, latency_error=0.001, no_image_warning=0.0).successful
+    graph.listen("labels")
+    looks = len(graph.diagnostics)
+    wait_for(lambda: len(graph.diagnostics) >= looks + 2, "two looks")
+    levels = [status.level for array in graph.diagnostics[looks:] for status in array.status]
+    assert set(levels) == {OK}
+
+
 def test_every_status_has_a_name_of_its_own_and_a_failed_activation_is_an_error_among_them(
     running: Graph, tmp_path: Path
 ) -> None:

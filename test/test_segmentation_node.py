@@ -352,6 +352,7 @@ def test_a_lifecycle_manager_can_shut_the_node_down_in_every_state(graph: Graph,
     assert graph.call("change_state", ChangeState, transition=Transition(id=SHUTDOWN[state])).success
     assert graph.call("get_state", GetState).current_state.id == State.PRIMARY_STATE_FINALIZED
     wait_released(graph, threads)
+    graph.wait_status(DiagnosticStatus.OK, "finalized", title="node")
 
 
 RAISING = {

@@ -43,7 +43,7 @@ STREAM_VALUES = {
     "topic": "that is subscribed to, or would be",
     "reliability": "of the subscription; `none` while no publisher is known",
 }
-NODE_VALUES = {"state": "of its lifecycle: `unconfigured`, `inactive` or `active`"}
+NODE_VALUES = {"state": "of its lifecycle: `unconfigured`, `inactive`, `active` or `finalized`"}
 MODEL_VALUES = {
     "checkpoint": "path of the model",
     "model": "its file's name",

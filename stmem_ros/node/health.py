@@ -50,10 +50,10 @@ def facts_of(stream: Stream) -> Facts:
     """What is known of a stream with a camera."""
     statistics, camera = stream.statistics, stream.camera
     assert camera is not None
+    wanted = stream.look_for_subscribers()
     waited = time.monotonic() - stream.listening_since
     since_image = statistics.seconds_since_image()
     quiet = waited if since_image is None else min(since_image, waited)
-    wanted = stream.outputs.wanted()
     return Facts(
         camera.where(),
         camera.publishers(),

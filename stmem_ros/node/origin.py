@@ -7,7 +7,7 @@ import dataclasses
 # What middlewares that do not number messages say.
 UNNUMBERED = 2**64 - 1
 # A publisher that sent none of so many messages is gone: another one's numbers must not be taken for its.
-FORGOTTEN_AFTER = 50
+FORGOTTEN_AFTER = 20
 # Of one publisher's messages, in a row. What jumps further is another's, or comes after a long gap.
 MOST_LOST = 100
 
@@ -22,10 +22,12 @@ class _Publisher:
 class Origins:
     """Tells the publishers of a topic apart by the numbers that each of them counts its messages with.
 
-    rclpy does not say who sent a message. A publisher's numbers rise; each message belongs to the publisher whose last
+    rclpy does not say who sent a message. A publisher's numbers rise; a message belongs to the publisher whose last
     number is the nearest below its own, and to a new one where none is near. So a camera that is started again is
-    another publisher. Where the numbers of two are near one another, the first message of the second, or one after
-    losses, may be taken for the other's.
+    another publisher. Where several are near, each message is taken for a new one's: any may be lost, and rather a
+    window too many than one of two cameras.
+
+    What it cannot see: that a second one begins, or one follows another, at a number just above the first one's last.
     """
 
     def __init__(self) -> None:
@@ -38,13 +40,15 @@ class Origins:
             return 0
         self._messages += 1
         self._known = [each for each in self._known if self._messages - each.seen <= FORGOTTEN_AFTER]
-        below = [each for each in self._known if 0 < number - each.number <= MOST_LOST]
-        if below:
-            # Of two that started together, each has its turn.
-            found = max(below, key=lambda each: (each.number, -each.seen))
-        else:
-            self._names += 1
-            found = _Publisher(self._names, 0, 0)
+        near = [each for each in self._known if abs(number - each.number) <= MOST_LOST]
+        below = [each for each in near if each.number < number]
+        # Of those with one number each has its turn.
+        found = max(below, key=lambda each: (each.number, -each.seen), default=None)
+        if found is None:
+            found = _Publisher(0, 0, 0)
             self._known.append(found)
+        if not found.name or len(near) > 1:
+            self._names += 1
+            found.name = self._names
         found.number, found.seen = number, self._messages
         return found.name

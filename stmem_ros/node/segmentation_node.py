@@ -83,6 +83,7 @@ class SegmentationNode(LifecycleNode):
         self._inputs: InputSettings | None = None
         self._worker: Worker | None = None
         self._enabled = True
+        self._finalized = False
         self._failure = ""
         self._default_threads = torch.get_num_threads()
         self._vision_messages = vision_messages()
@@ -169,6 +170,7 @@ class SegmentationNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_work()
         self._release()
+        self._failure, self._finalized = "", True
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -271,13 +273,20 @@ class SegmentationNode(LifecycleNode):
         response.message = "segmenting" if self._enabled else "images are ignored until enabled again"
         return response
 
+    def _state(self) -> str:
+        """Of the lifecycle, for diagnostics."""
+        if self._worker is not None:
+            return "active"
+        if self.model is not None:
+            return "inactive"
+        return "finalized" if self._finalized else "unconfigured"
+
     def _every_second(self) -> None:
         thresholds = read(self, Thresholds)
         prefix = self.get_fully_qualified_name()
         forget_destroyed(self)
-        state = "active" if self._worker is not None else "inactive" if self.model is not None else "unconfigured"
         status = [
-            diagnostics.node_status(prefix, state, self._failure),
+            diagnostics.node_status(prefix, self._state(), self._failure),
             *(
                 diagnostics.stream_status(prefix, stream, judge(thresholds), self.model, self._complain)
                 for stream, judge in zip(self.streams, self._judges, strict=True)
