@@ -83,6 +83,84 @@ def test_where_a_capture_fails_it_goes_on_without_and_says_why(
     ]
 
 
+class FullMemory(CopyingReplay):
+    """As `CopyingReplay`, on a GPU whose memory another model fills while there is an `error`."""
+
+    error: Exception | None = None
+
+    def __init__(self, function: Callable[[list[Tensor]], list[Tensor]], examples: list[Tensor]) -> None:
+        super().__init__(function, examples)
+        if self.error is not None:
+            raise self.error
+
+
+def while_ending(error: Exception) -> Exception:
+    """What it becomes where the capture that it ends cannot be ended either."""
+    end = RuntimeError("operation failed due to a previous error during capture")
+    end.__context__ = error
+    return end
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("Tried to allocate\n20 MiB"),
+        RuntimeError("CUDA error: out of memory"),
+        while_ending(torch.cuda.OutOfMemoryError("Tried to allocate 20 MiB")),
+    ],
+)
+@torch.inference_mode()
+def test_where_memory_runs_out_for_a_graph_the_frame_is_run_without_and_a_later_one_of_its_size_tries_again(
+    error: Exception, pixel_base: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(FullMemory, "made", 0)
+    monkeypatch.setattr(FullMemory, "error", error)
+    monkeypatch.setattr(cuda_graph, "Replay", FullMemory)
+    monkeypatch.setattr(cuda_graph, "CALLS_WITHOUT", 3)
+    network = streaming_network(pixel_base, 1)
+    graphed = GraphedNetwork(network)
+    images, others = torch.randn(1, 3, 8, 9), torch.randn(1, 3, 12, 10)
+
+    def made(images: Tensor) -> int:
+        """Runs a frame; returns how many captures were tried by then."""
+        ours, theirs = graphed.frame(images).tensors(), network.frame(images).tensors()
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
+        return FullMemory.made
+
+    with caplog.at_level(logging.WARNING):
+        assert made(images) == 1
+        monkeypatch.setattr(FullMemory, "error", None)
+        # Another size is not concerned.
+        assert [made(others), made(others)] == [2, 2]
+        assert [made(images) for _ in range(5)] == [2, 2, 2, 3, 3]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "running the next 3 frames of this size without a CUDA graph, slower: " + " ".join(str(error).split())
+    )
+
+
+@torch.inference_mode()
+def test_where_memory_runs_out_also_without_a_graph_the_caller_is_told_and_the_next_frame_is_run(
+    pixel_base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Tensor) -> None:
+        raise torch.cuda.OutOfMemoryError("for a frame")
+
+    monkeypatch.setattr(FullMemory, "error", torch.cuda.OutOfMemoryError("for a graph"))
+    monkeypatch.setattr(cuda_graph, "Replay", FullMemory)
+    network = streaming_network(pixel_base, 1)
+    graphed = GraphedNetwork(network)
+    images = torch.randn(1, 3, 8, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "frame", fail)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="for a frame") as caught:
+            graphed.frame(images)
+    # The failed capture would hold its memory as long as the error does.
+    assert caught.value.__context__ is None
+    torch.testing.assert_close(graphed.frame(images).tensors(), network.frame(images).tensors())
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     size=some.tuples(some.integers(64, 300), some.integers(64, 300)),

@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 WARM_UP_RUNS = 3
 # A graph is for one shape: a frame's and a window's for each size and number of cameras, those used last.
 MOST_GRAPHS = 16
+# How many calls of a shape go without a graph where there was no memory for it: ten seconds of a camera's.
+CALLS_WITHOUT = 300
 Tensors = list[Tensor]
 
 
@@ -31,10 +33,13 @@ class Replay:
         with torch.cuda.device(self._device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_RUNS):
-                    function(self._inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+            try:
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UP_RUNS):
+                        function(self._inputs)
+            finally:
+                # Where it fails too: what the network keeps for a size may have been made there.
+                torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # Another thread may use the GPU meanwhile, as a node does that runs one model while it loads the next.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
@@ -48,16 +53,33 @@ class Replay:
             return [output.clone() for output in self._outputs]
 
 
+class Shape:
+    """The graph of one shape, None where it is still to be captured: not before `wait` more calls."""
+
+    replay: Replay | None = None
+    wait = 0
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it is that, or comes of it: where memory runs out in a capture, ending that may fail as well."""
+    while error is not None:
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
+            return True
+        error = error.__context__
+    return False
+
+
 class GraphedNetwork:
     """`StreamingNetwork` on a GPU through CUDA graphs, one for each size and number of images.
 
-    Where a capture fails it goes on without, and a warning says why.
+    Where a capture fails it goes on without, and a warning says why. Where it was memory that was missing, as while
+    another model is loaded, a later call tries again.
     """
 
     def __init__(self, network: StreamingNetwork) -> None:
         self.network = network
         self.window_frames = network.window_frames
-        self._replays: LastUsed[object, Replay] = LastUsed(MOST_GRAPHS)
+        self._shapes: LastUsed[object, Shape] = LastUsed(MOST_GRAPHS)
         self._eager = False
         self._kind: FrameFeatures | None = None
 
@@ -85,17 +107,25 @@ class GraphedNetwork:
     def _run(self, key: object, function: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
         if self._eager:
             return function(inputs)
-        key = (key, *(tensor.shape for tensor in inputs))
-        try:
-            replay = self._replays.get(key, lambda: self._capture(function, inputs))
-        except RuntimeError as error:
-            self._eager = True
-            _log.warning("running without CUDA graphs, slower: %s", " ".join(str(error).split()))
-            return function(inputs)
-        return replay(inputs)
+        shape = self._shapes.get((key, *(tensor.shape for tensor in inputs)), Shape)
+        if shape.wait:
+            shape.wait -= 1
+        elif shape.replay is None:
+            self._capture(shape, function, inputs)
+        # Only here: an error would hold the memory of the capture that failed.
+        return function(inputs) if shape.replay is None else shape.replay(inputs)
 
-    def _capture(self, function: Callable[[Tensors], Tensors], inputs: Tensors) -> Replay:
-        replay = Replay(function, inputs)
-        # It reads them where they are, also when the network has forgotten that size.
-        replay.constants = self.network.constants()
-        return replay
+    def _capture(self, shape: Shape, function: Callable[[Tensors], Tensors], inputs: Tensors) -> None:
+        try:
+            shape.replay = Replay(function, inputs)
+        except RuntimeError as error:
+            where = "running without CUDA graphs"
+            if is_out_of_memory(error):
+                shape.wait = CALLS_WITHOUT
+                where = f"running the next {CALLS_WITHOUT} frames of this size without a CUDA graph"
+            else:
+                self._eager = True
+            _log.warning("%s, slower: %s", where, " ".join(str(error).split()))
+        else:
+            # It reads them where they are, also when the network has forgotten that size.
+            shape.replay.constants = self.network.constants()
