@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stmem_ros.checkpoint import Normalization
+from stmem_ros.decode import ImageError
 
 SMALLEST_SIDE = 64
 # Enlarging ends where the longer side is this many times `short_side`: a strip would take all memory there is.
 LARGEST_ASPECT = 4
+# What a network takes grows with its image, and whoever sends one chooses its size: 4K, and no more.
+MOST_PIXELS = 2**23
 
 
 def network_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -68,7 +71,8 @@ def resize_on_device(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 class Preprocessor:
     """Resizes, uploads and normalises RGB images `(H, W, 3)` uint8 into `(1, 3, h, w)` on a device.
 
-    For a GPU the camera's pixels go up as they are, from memory that is pinned once, and are resized there.
+    For a GPU the camera's pixels go up as they are, from memory that is pinned once, and are resized there. A call
+    raises ImageError where the network's image would have more than 2^23 pixels.
     """
 
     def __init__(
@@ -81,13 +85,19 @@ class Preprocessor:
         self._offset = -torch.tensor(normalization.mean, dtype=torch.float32, device=device).view(3, 1, 1) * self._scale
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        size = network_size((image.shape[0], image.shape[1]), self.short_side)
+        if size[0] * size[1] > MOST_PIXELS:
+            raise ImageError(
+                "size",
+                f"the network would see it at {size[1]}x{size[0]} pixels, and takes at most {MOST_PIXELS}: "
+                "set short_side to less",
+            )
         if self.device.type == "cuda":
             pixels = self._upload(image).permute(2, 0, 1)
-            size = network_size((image.shape[0], image.shape[1]), self.short_side)
             scaled = pixels.float() if size == pixels.shape[1:] else resize_on_device(pixels, size)
             scaled = scaled[None].contiguous(memory_format=torch.channels_last)
             return torch.addcmul(self._offset, scaled, self._scale).to(self.dtype)
-        image = resize(image, self.short_side)
+        image = resize_to(image, size)
         if not image.flags.writeable:
             image = image.copy()
         # The view keeps the channels last, as convolutions like them.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stmem_ros.checkpoint import CheckpointInfo, Normalization
+from stmem_ros.decode import ImageError
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, VideoSegmenter, build_segmenter
 from stmem_ros.preprocess import Preprocessor, network_size
@@ -242,6 +243,13 @@ def test_preprocessing_is_the_checkpoints_normalisation() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 66, 3), np.uint8)
     expected = (image.transpose(2, 0, 1) - np.array([10, 20, 30])[:, None, None]) / np.array([2, 4, 8])[:, None, None]
     np.testing.assert_allclose(preprocess(image)[0].numpy(), expected, atol=1e-5)
+
+
+def test_an_image_that_would_take_all_memory_is_refused_before_the_network_sees_it(pixel_base: str) -> None:
+    engine = StreamingSegmenter(*network(pixel_base), StreamConfig(short_side=-1))
+    with pytest.raises(ImageError, match="would see it at 2100x4096 pixels, and takes at most 8388608: set short_side"):
+        engine.step(np.zeros((4096, 2100, 3), np.uint8), 0)
+    assert engine.step(frames(1, (64, 80))[0], 1) is not None
 
 
 def test_a_read_only_image_is_taken_too(pixel_base: str) -> None:
