@@ -107,20 +107,3 @@ def section(title: str) -> str:
     """The text of the README below a heading."""
     text = (ROOT / "README.md").read_text()
     return re.split(r"^#+ ", text.split(f"# {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def test_the_launch_file_starts_the_node() -> None:
-    pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation, not from PyPI")
-    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-    from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-    from launch import LaunchContext
-
-    try:
-        share = Path(get_package_share_directory("stmem_ros"))
-    except PackageNotFoundError:
-        pytest.skip("stmem_ros is not installed here: build it with colcon and source install/setup.bash")
-    source = PythonLaunchDescriptionSource(str(share / "launch" / "segment.launch.py"))
-    description = source.get_launch_description(LaunchContext())
-    names = {argument.name for argument in description.get_launch_arguments()}
-    assert names == {*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")}

@@ -21,6 +21,7 @@ pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installa
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
+from test_launch import launch_table  # noqa: E402
 
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
 
@@ -165,12 +166,21 @@ def test_an_argument_that_cannot_be_is_one_line_and_nothing_is_left_running(
     assert "process started" not in done.stdout + done.stderr
 
 
-def test_the_composed_file_shows_the_arguments_of_both(installed: Path) -> None:
+def arguments_of(file: Path) -> list[str]:
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     from launch import LaunchContext
 
-    source = PythonLaunchDescriptionSource(str(installed / "camera_to_overlay.launch.py"))
-    names = [argument.name for argument in source.get_launch_description(LaunchContext()).get_launch_arguments()]
+    description = PythonLaunchDescriptionSource(str(file)).get_launch_description(LaunchContext())
+    return [argument.name for argument in description.get_launch_arguments()]
+
+
+def test_the_launch_file_has_the_arguments_of_its_tables(installed: Path) -> None:
+    tables = [*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")]
+    assert sorted(arguments_of(installed / "segment.launch.py")) == sorted(tables)
+
+
+def test_the_composed_file_shows_the_arguments_of_both(installed: Path) -> None:
+    names = arguments_of(installed / "camera_to_overlay.launch.py")
     assert {"camera", "source", "viewer", "image_topic", "namespace", "preset", "short_side", "respawn"} <= set(names)
     assert len(names) == len(set(names))
