@@ -21,7 +21,7 @@ from types import FrameType
 from shared_memory import remove_left
 
 from soak.bounds import LONG_RUN_S, Record, judge, table
-from soak.disturbances import CYCLE, PROCESS_RESTARTS, Disturbance, SwapModel
+from soak.disturbances import CYCLE, PROCESS_RESTARTS, Disturbance, SwapModel, kill_camera
 from soak.measure import Handles, Sampler, handles
 from soak.stage import SECONDS_TO_START, SoakError, Stage
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT
@@ -34,6 +34,8 @@ WARM_S, SETTLE_S = 2.0, 10.0
 # Each disturbance comes this often before memory is measured, in a run that is long enough to measure it: DDS keeps
 # room for the participants that it met and for a thousand lines of /rosout.
 WARM_ROUNDS = 8
+# Each camera that is killed leaves DDS more of that room to keep until about a hundred of them were.
+WARM_KILLS = 120
 # Of the time, at least, for what comes after warm-up.
 MEASURED_SHARE = 0.5
 
@@ -81,7 +83,7 @@ def soak(folder: Path, seconds: float, pause: float, rate: float) -> Record:
 
     busy: list[tuple[float, float]] = []
 
-    def disturb(action: Disturbance) -> None:
+    def disturb(action: Disturbance, pause: float = pause) -> None:
         started = time.time()
         try:
             action(stage)
@@ -98,8 +100,11 @@ def soak(folder: Path, seconds: float, pause: float, rate: float) -> Record:
         stage.start_camera()
         stage.wait_labels(seconds=SECONDS_TO_START)
         end = time.time() + seconds
-        for action in (*PROCESS_RESTARTS, *cycle * (WARM_ROUNDS if seconds > LONG_RUN_S else 1)):
+        long = seconds > LONG_RUN_S
+        for action in (*PROCESS_RESTARTS, *cycle * (WARM_ROUNDS if long else 1)):
             disturb(action)
+        for _ in range(WARM_KILLS if long else 0):
+            disturb(kill_camera, pause=0)
         warm, warm_at = least(stage, WARM_S), time.time()
         end = max(end, warm_at + MEASURED_SHARE * seconds)
         order = random.Random(0)
