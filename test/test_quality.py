@@ -39,6 +39,21 @@ def test_a_boundary_within_the_tolerance_counts() -> None:
     assert boundary_f(halves(33), halves(30)) == 0.0
 
 
+@pytest.mark.parametrize(("size", "radius"), [((720, 960), 2), ((1080, 1920), 2), ((1500, 3200), 4)])
+def test_large_images_count_boundaries_within_the_exact_distance(size: tuple[int, int], radius: int) -> None:
+    random = np.random.default_rng(0)
+    labels = [np.ones(size, np.uint8) for _ in range(2)]
+    for each in labels:
+        each[:120, :120][random.random((120, 120)) < 0.06] = 0
+    places = [np.argwhere(boundary(each == 0)) for each in labels]
+    squares = ((places[0][:, None] - places[1]) ** 2).sum(-1)
+    precision, recall = ((squares.min(axis) <= radius**2).mean() for axis in (1, 0))
+    # Class 0 alone.
+    metric = BoundaryF(1)
+    metric.update(*labels)
+    assert metric.value == pytest.approx(100 * 2 * precision * recall / (precision + recall))
+
+
 def test_a_class_that_is_missed_scores_0() -> None:
     assert boundary_f(np.zeros((60, 80), np.uint8), halves(30)) == 0.0
 

@@ -33,13 +33,13 @@ class BoundaryF:
     def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
         """One image's labels, both `(H, W)`."""
         radius = max(1, math.ceil(TOLERANCE * math.hypot(*truth.shape)))
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        near = disc(radius)
         prediction = np.where(truth == IGNORE_INDEX, IGNORE_INDEX, prediction)
         for label in range(self._classes):
             ours, theirs = boundary(prediction == label), boundary(truth == label)
             if not ours.any() and not theirs.any():
                 continue
-            near_theirs, near_ours = cv2.dilate(theirs, disc), cv2.dilate(ours, disc)
+            near_theirs, near_ours = cv2.dilate(theirs, near), cv2.dilate(ours, near)
             precision = float((ours & near_theirs).sum() / ours.sum()) if ours.any() else 0.0
             recall = float((theirs & near_ours).sum() / theirs.sum()) if theirs.any() else 0.0
             total = precision + recall
@@ -49,6 +49,15 @@ class BoundaryF:
     def value(self) -> float | None:
         """Percent; None where there was no boundary."""
         return self.share.value
+
+
+def disc(radius: int) -> NDArray[np.uint8]:
+    """`(2 radius + 1, 2 radius + 1)` 0 or 1: pixels at most `radius` from the middle one.
+
+    OpenCV's MORPH_ELLIPSE has pixels further away from a radius of 2 on.
+    """
+    steps = np.arange(-radius, radius + 1) ** 2
+    return (steps[:, None] + steps <= radius**2).astype(np.uint8)
 
 
 def boundary(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
