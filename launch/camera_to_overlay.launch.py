@@ -13,9 +13,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from stmem_ros.node.camera_info import beside
 from stmem_ros.node.transport import large_data_environment
-from stmem_ros.topics import camera_names, output_topics
+from stmem_ros.topics import camera_info_topic, camera_names, output_topics
 
 SEGMENT = os.path.join(get_package_share_directory("stmem_ros"), "launch", "segment.launch.py")
 
@@ -84,7 +83,8 @@ def start(context):
         package, executable, image, device = CAMERAS[camera]
         topic = value(context, "image_topic")
         # A driver's other topics stay beside its images.
-        remappings = [(image, topic), (f"{image}/compressed", f"{topic}/compressed"), ("camera_info", beside(topic))]
+        remappings = [(image, topic), (f"{image}/compressed", f"{topic}/compressed")]
+        remappings.append(("camera_info", camera_info_topic(topic)))
         parameters = {device: value(context, "source")}
         if camera == "replay":
             parameters |= {"loop": True, "wait_for_subscriber": True}

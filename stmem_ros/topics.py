@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 
 
@@ -30,12 +30,12 @@ def output_topics(namespace: str, camera: str, outputs: Sequence[str]) -> dict[s
     return {name: f"/{prefix}/{name}" if prefix else f"/{name}" for name in outputs}
 
 
-def camera_info_topic(image_topic: str, topics: Collection[str]) -> str | None:
-    """The `camera_info` beside an image topic, as image_transport has it also for `.../compressed`; None for none."""
-    folder = image_topic.rpartition("/")[0]
-    for place in (folder, folder.rpartition("/")[0]):
-        if f"{place}/camera_info" in topics:
-            return f"{place}/camera_info"
-        if not image_topic.endswith("/compressed"):
-            break
-    return None
+def camera_info_topic(image_topic: str) -> str:
+    """The topic of the calibration of the images on a topic, as image_transport names it, also for `.../compressed`."""
+    return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+
+
+def camera_info_topics(image_topics: Sequence[str]) -> list[str]:
+    """Of each camera; empty where one topic lies beside several cameras' images: it is at most one camera's."""
+    topics = [camera_info_topic(topic) for topic in image_topics]
+    return [topic if topics.count(topic) == 1 else "" for topic in topics]

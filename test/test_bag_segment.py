@@ -304,15 +304,36 @@ class TestLabels:
         assert capture.read()[1].shape[1] == 2 * SIZE[1]
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
 
+    def test_a_camera_without_a_label_has_no_video_and_a_line_says_so(
+        self, segment: Callable[..., Outcome], tmp_path: Path
+    ) -> None:
+        entries = [frame(0, "/a/image"), frame(1, "/a/image"), dataclasses.replace(damaged(0), topic="/b/image")]
+        video = tmp_path / "look.mp4"
+        outcome = segment(entries, "--image-topic", "/a/image", "--image-topic", "/b/image", "--video", str(video))
+        assert outcome.status == 3
+        assert "no video of /b/image: it has no labels on /segmentation/b/labels" in outcome.error
+        assert [path.name for path in tmp_path.glob("*.mp4")] == ["look_a.mp4"]
+
 
 class TestCameraInfo:
-    def info(self, number: int, size: tuple[int, int] = SIZE, focal: float = 100.0, late_ns: int = 0) -> Entry:
-        kind = TYPES.types["sensor_msgs/msg/RegionOfInterest"]
+    def info(
+        self,
+        number: int,
+        size: tuple[int, int] = SIZE,
+        focal: float = 100.0,
+        late_ns: int = 0,
+        topic: str = "/camera/camera_info",
+        binning: int = 0,
+        kinds: Any = TYPES,
+    ) -> Entry:
+        kind = kinds.types["sensor_msgs/msg/RegionOfInterest"]
         region = kind(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-        matrix = np.diag([focal, focal, 1.0]).reshape(-1)
-        fields = {"height": size[0], "width": size[1], "distortion_model": "plumb_bob", "d": np.zeros(5), "k": matrix}
-        fields |= {"r": np.eye(3).reshape(-1), "p": np.zeros(12), "binning_x": 0, "binning_y": 0, "roi": region}
-        return Entry("/camera/camera_info", START_NS + number * STEP_NS + late_ns, "CameraInfo", fields)
+        fields = {"height": size[0], "width": size[1], "distortion_model": "plumb_bob"}
+        matrices = {"d": np.zeros(5), "k": np.diag([focal, focal, 1.0]), "r": np.eye(3), "p": np.eye(3, 4) * focal}
+        # ROS 1 writes them large.
+        fields |= {name.upper() if kinds is TYPES1 else name: each.reshape(-1) for name, each in matrices.items()}
+        fields |= {"binning_x": binning, "binning_y": binning, "roi": region}
+        return Entry(topic, START_NS + number * STEP_NS + late_ns, "CameraInfo", fields)
 
     @pytest.mark.parametrize("late_ns", [0, 1_000_000, -1_000_000])
     def test_each_label_has_the_calibration_of_its_frame(self, segment: Callable[..., Outcome], late_ns: int) -> None:
@@ -324,27 +345,88 @@ class TestCameraInfo:
         assert [each.recorded_ns for each in several] == [each.recorded_ns for each in labels]
         assert [each.message.k[0] for each in several] == [100, 101, 102, 103]
 
-    def test_a_calibration_of_another_size_is_not_used(self, segment: Callable[..., Outcome]) -> None:
-        infos = [self.info(0, focal=50.0), self.info(2, (480, 640))]
+    @pytest.mark.parametrize(
+        ("size", "binning", "focal"),
+        [
+            pytest.param((128, 160), 0, 50.0, id="double"),
+            pytest.param((128, 160), 2, 100.0, id="binned"),
+            pytest.param((0, 0), 0, 100.0, id="of a camera that is not calibrated"),
+        ],
+    )
+    def test_a_calibration_of_another_size_is_scaled_as_the_node_scales_it(
+        self, segment: Callable[..., Outcome], size: tuple[int, int], binning: int, focal: float
+    ) -> None:
+        outcome = segment([self.info(0, size, binning=binning), frame(0), frame(1)])
+        assert outcome.status == 0 and outcome.error == ""
+        infos = [each.message for each in read(outcome.out)["/segmentation/camera_info"]]
+        assert [each.header.frame_id for each in infos] == ["front"] * 2
+        assert [(each.height // max(binning, 1), each.width // max(binning, 1)) for each in infos] == [SIZE] * 2
+        assert [(each.k[0], each.p[5]) for each in infos] == [(focal, focal)] * 2
+
+    def test_a_calibration_in_a_ros1_bag_is_scaled_too(self, segment: Callable[..., Outcome], tmp_path: Path) -> None:
+        entries = [self.info(0, (128, 160), kinds=TYPES1), frame(0)]
+        outcome = segment(write_bag(tmp_path / "old.bag", entries, ros1=True))
+        (info,) = read(outcome.out)["/segmentation/camera_info"]
+        assert (info.message.height, info.message.width, info.message.k[0]) == (*SIZE, 50.0)
+
+    def test_of_several_sizes_that_of_the_image_is_used_before_nearer_ones(
+        self, segment: Callable[..., Outcome]
+    ) -> None:
+        infos = [self.info(0, focal=50.0), self.info(2, (128, 160)), self.info(3, (480, 640))]
         entries = [*infos, *(frame(number) for number in range(3)), frame(3, image=picture(3, (48, 64)))]
         found = read(segment(entries).out)
-        assert [each.message.k[0] for each in found["/segmentation/camera_info"]] == [50, 50, 50]
+        assert [each.message.k[0] for each in found["/segmentation/camera_info"]] == [50, 50, 50, 10]
 
-    def test_a_bag_without_calibration_has_no_such_topic(self, segment: Callable[..., Outcome]) -> None:
-        assert "/segmentation/camera_info" not in read(segment(drive(2)).out)
+    def test_an_output_that_stays_empty_is_told_of_and_not_announced(self, segment: Callable[..., Outcome]) -> None:
+        outcome = segment([self.info(0, (480, 480)), frame(0)])
+        assert outcome.status == 3
+        line = "/segmentation/camera_info is empty: the calibration on /camera/camera_info cannot be used for the image"
+        assert line in outcome.error and "480x480" in outcome.error and "80x64" in outcome.error
+        assert "--camera-info-topic" in outcome.error
+        assert "/segmentation/labels" in outcome.printed and "/segmentation/camera_info" not in outcome.printed
+
+    def test_labels_without_a_calibration_are_counted(self, segment: Callable[..., Outcome]) -> None:
+        outcome = segment([self.info(0), frame(0), frame(1, image=picture(1, (64, 64))), frame(2)])
+        assert outcome.status == 3
+        assert "/segmentation/camera_info lacks 1 of 3 messages: the calibration on" in outcome.error
+        assert len(read(outcome.out)["/segmentation/camera_info"]) == 2
+
+    def test_a_bag_without_calibration_has_no_such_topic_and_says_so(self, segment: Callable[..., Outcome]) -> None:
+        outcome = segment(drive(2))
+        assert "/segmentation/camera_info" not in read(outcome.out)
+        assert outcome.status == 0
+        line = f"{CAMERA}: no camera_info is written: the bag has no topic /camera/camera_info"
+        assert line in outcome.printed.splitlines()
+
+    def test_a_calibration_elsewhere_can_be_named(self, segment: Callable[..., Outcome], tmp_path: Path) -> None:
+        source = write_bag(tmp_path / "in", [self.info(0, topic="/calibration"), frame(0)])
+        assert "with --camera-info-topic: there is /calibration" in segment(source).printed
+        again = segment(source, "--camera-info-topic", "calibration", "--overwrite")
+        assert len(read(again.out)["/segmentation/camera_info"]) == 1
+
+    def test_what_was_asked_for_and_cannot_be_is_a_loss(self, segment: Callable[..., Outcome], tmp_path: Path) -> None:
+        source = write_bag(tmp_path / "in", drive(2))
+        outcome = segment(source, "--outputs", "labels", "camera_info")
+        assert outcome.status == 3 and "no camera_info is written" in outcome.error
+        alone = segment(source, "--outputs", "camera_info", out="alone")
+        assert alone.status == 1 and "there is nothing to write" in alone.error
+
+    def test_what_lies_beside_several_cameras_is_nobodys(self, segment: Callable[..., Outcome]) -> None:
+        topics = ["/front", "/rear"]
+        entries = [self.info(0, topic="/camera_info"), *(frame(0, topic) for topic in topics)]
+        outcome = segment(entries, *(word for topic in topics for word in ("--image-topic", topic)))
+        assert outcome.printed.count("lies beside several cameras' images") == 2
 
     @pytest.mark.parametrize(
         ("image", "found"),
         [
             ("/cam/image_raw", "/cam/camera_info"),
             ("/cam/image_raw/compressed", "/cam/camera_info"),
-            ("/cam/compressed", "/cam/camera_info"),
-            ("/cam/rect/image", None),
-            ("/image", None),
+            ("/front", "/camera_info"),
         ],
     )
-    def test_it_lies_beside_the_image_topic(self, image: str, found: str | None) -> None:
-        assert camera_info_topic(image, ["/cam/camera_info", "/camera_info2"]) == found
+    def test_it_lies_beside_the_image_topic(self, image: str, found: str) -> None:
+        assert camera_info_topic(image) == found
 
 
 @pytest.mark.parametrize(
@@ -701,6 +783,12 @@ class TestAsRecorded:
         entries = [frame(0), frame(0, "/rear/image_raw")]
         topics = ["--image-topic", CAMERA, "--image-topic", "/rear/image_raw"]
         assert "is of one camera" in segment(entries, *topics, "--as-recorded", CAMERA).error
+
+    def test_stamps_of_no_frame_are_told_of_also_where_there_is_no_other(self, segment: Callable[..., Outcome]) -> None:
+        recorded = [frame(number, "/other/labels", image=picture(number)) for number in (7, 8)]
+        outcome = segment([*drive(2), *recorded], "--image-topic", CAMERA, "--as-recorded", "/other/labels")
+        assert outcome.status == 1
+        assert f"2 stamps on /other/labels are of no image on {CAMERA}" in outcome.error
 
 
 class TestPipeline:

@@ -24,9 +24,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from stmem_ros.camera_info import fitted, scaled  # noqa: E402
 from stmem_ros.labels import LabelSet  # noqa: E402
 from stmem_ros.node import label_info, outputs, segmentation_node  # noqa: E402
-from stmem_ros.node.camera_info import beside, fitted, scaled  # noqa: E402
 from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
 
 DEFAULTS = {"overlay_alpha": 0.5, "output_scale": 1.0, "output_height": 0}
@@ -281,18 +281,6 @@ def test_a_scaled_calibration_projects_to_the_scaled_pixel() -> None:
     np.testing.assert_allclose(np.reshape(half.p, (3, 4)), np.diag([0.5, 0.5, 1]) @ np.reshape(info.p, (3, 4)))
     assert half.d.tolist() == info.d.tolist() and half.r.tolist() == info.r.tolist()
     assert info.k[0] == 100.0
-
-
-@pytest.mark.parametrize(
-    ("image", "info"),
-    [
-        ("/camera/image_raw", "/camera/camera_info"),
-        ("/camera/image_raw/compressed", "/camera/camera_info"),
-        ("/front", "/camera_info"),
-    ],
-)
-def test_calibration_lies_beside_the_image(image: str, info: str) -> None:
-    assert beside(image) == info
 
 
 # As vision_msgs has them.

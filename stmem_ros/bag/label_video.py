@@ -26,14 +26,18 @@ def video_path(path: Path, camera: CameraPlan) -> Path:
     return path.with_stem(f"{path.stem}_{camera.name.replace('/', '_')}") if camera.name else path
 
 
-def write_videos(path: Path, source: Bag, segmented: Path, plan: Plan, labels: LabelSet) -> list[Path]:
-    """One video for each camera that has labels; each is written whole or not at all. Raises BagError or VideoError."""
+def write_videos(path: Path, source: Bag, segmented: Path, plan: Plan, labels: LabelSet, lost: list[str]) -> list[Path]:
+    """One video for each camera; each is written whole or not at all. A camera without labels becomes a line in `lost`.
+
+    Raises BagError or VideoError.
+    """
     written: list[Path] = []
     with Bag(segmented) as bag:
         for camera in plan.cameras:
             topic = camera.outputs["labels"]
             count = bag.topics[topic].count
             if not count:
+                lost.append(f"no video of {camera.topic}: it has no labels on {topic}")
                 continue
             with contextlib.closing(bag.in_stamp_order([topic])) as messages:
                 rate = frame_rate(message.stamp_ns for message in islice(messages, FRAMES_FOR_RATE))

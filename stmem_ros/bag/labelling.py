@@ -29,7 +29,11 @@ Write = Callable[[str, bytes | memoryview, int], None]
 
 @dataclasses.dataclass
 class CameraResult:
-    """What became of a camera's frames; `problems` has, by reason, the first line and how many have no label."""
+    """What became of a camera's frames.
+
+    `problems` has, by reason, the first line and how many have no label; `uncalibrated` the first line about a label
+    without a calibration, and how many there are.
+    """
 
     plan: CameraPlan
     stream: CameraStream[BagFrame]
@@ -37,20 +41,30 @@ class CameraResult:
     labelled: int = 0
     left_out: int = 0
     problems: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    uncalibrated: tuple[str, int] = ("", 0)
 
     def summary(self) -> str:
-        """One line: what was labelled, and how often the window began anew."""
-        outputs = ", ".join(self.plan.outputs.values())
+        """One line: what was labelled, on topics that have messages, and how often the window began anew."""
+        empty = "camera_info" if self.uncalibrated[1] == self.labelled else ""
+        outputs = ", ".join(topic for name, topic in self.plan.outputs.items() if name != empty)
         line = f"{self.plan.topic}: {self.labelled} of {self.frames} frames labelled, on {outputs}"
         resets = [f"{count} because {reason.value}" for reason, count in self.stream.resets.items()]
         return f"{line}; new windows: {', '.join(resets)}" if resets else line
 
     def losses(self) -> list[str]:
-        """A line for each reason why frames have no label."""
-        return [
+        """A line for each reason why frames have no label, and one for labels that have no calibration."""
+        lines = [
             f"{first}; {count} of {self.frames} frames on {self.plan.topic} for this reason" if count > 1 else first
             for first, count in self.problems.values()
         ]
+        first, count = self.uncalibrated
+        if count:
+            topic = self.plan.outputs["camera_info"]
+            whole = (
+                f"{topic} is empty" if count == self.labelled else f"{topic} lacks {count} of {self.labelled} messages"
+            )
+            lines.append(f"{whole}: {first}")
+        return lines
 
 
 class Labelling:
@@ -149,14 +163,27 @@ class Labelling:
     def _label(self, camera: CameraResult, due: Due[BagFrame]) -> None:
         camera.labelled += 1
         frame, plan = due.frame, camera.plan
-        info = None
-        if plan.info_topic is not None:
-            height, width = frame.image.shape[:2]
-            info = self._infos[plan.info_topic].at(frame.stamp_ns, (height, width), frame.stamp)
+        info = self._calibration(camera, frame)
         count = len(plan.pictures) + (info is not None)
         written = self._leave_out(count)
         if written < count:
             self._behind.put(partial(self._write_labelled, plan, frame, due.label(), info, written))
+
+    def _calibration(self, camera: CameraResult, frame: BagFrame) -> memoryview | None:
+        topic = camera.plan.info_topic
+        if topic is None:
+            return None
+        height, width = frame.image.shape[:2]
+        try:
+            return self._infos[topic].at(frame.stamp_ns, (height, width), frame.stamp, frame.frame_id)
+        except ValueError as error:
+            first, count = camera.uncalibrated
+            line = first or (
+                f"the calibration on {topic} cannot be used for the image of stamp {frame.stamp_ns} ns on "
+                f"{frame.camera}: {error}, or name the topic of another with --camera-info-topic"
+            )
+            camera.uncalibrated = line, count + 1
+            return None
 
     # The writer's thread
 
@@ -165,7 +192,7 @@ class Labelling:
             self._write(*message)
 
     def _write_labelled(
-        self, plan: CameraPlan, frame: BagFrame, segmentation: Segmentation, info: bytes | None, written: int
+        self, plan: CameraPlan, frame: BagFrame, segmentation: Segmentation, info: memoryview | None, written: int
     ) -> None:
         messages: list[tuple[str, bytes | memoryview, int]] = []
         if info is not None:

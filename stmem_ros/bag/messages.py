@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import bisect
-import struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.interfaces import QosDurability
 
-from stmem_ros.bag.io.reader import IMAGE, Bag, Message
+from stmem_ros.bag.io.reader import IMAGE, Bag, BagError, Message
 from stmem_ros.bag.io.ros1 import LATCHED
+from stmem_ros.camera_info import covered, fitted, scaled
 from stmem_ros.labels import LabelSet
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -43,48 +43,72 @@ class MessageMaker:
         classes = [kind(class_id=number, class_name=name) for number, name in enumerate(labels.names)]
         return self._serialize(LABEL_INFO, stamp, "", class_map=classes, threshold=0.0)
 
+    def camera_info(self, info: Any, size: tuple[int, int], stamp: Stamp, frame_id: str) -> memoryview:
+        """A CameraInfo scaled to images of `size` `(height, width)`, as `stmem_ros.camera_info.scaled` does."""
+        data: memoryview = self._store.serialize_cdr(scaled(info, size, self._header(stamp, frame_id)), CAMERA_INFO)
+        return data
+
     def _serialize(self, kind: str, stamp: Stamp, frame_id: str, **fields: Any) -> memoryview:
+        header = self._header(stamp, frame_id)
+        data: memoryview = self._store.serialize_cdr(self._store.types[kind](header=header, **fields), kind)
+        return data
+
+    def _header(self, stamp: Stamp, frame_id: str) -> Any:
         types = self._store.types
         time = types["builtin_interfaces/msg/Time"](sec=stamp[0], nanosec=stamp[1])
-        header = types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
-        data: memoryview = self._store.serialize_cdr(types[kind](header=header, **fields), kind)
-        return data
+        return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
 
 
 class CameraInfos:
     """A camera's calibration over its bag. What repeats, as most do, is kept once."""
 
     def __init__(self, bag: Bag) -> None:
-        self._bag = bag
+        self._bag, self._maker = bag, MessageMaker(bag.typestore)
         self._kinds: dict[tuple[bytes, bytes], int] = {}
-        self._size_of: list[tuple[int, int]] = []
-        self._messages: list[bytes] = []
-        self._found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._infos: list[Any] = []
+        # By the size that they are for, stamps and numbers.
+        self._found: dict[tuple[float, float], list[tuple[int, int]]] = {}
         self._sorted = False
 
     def add(self, message: Message) -> None:
         """Raises BagError where it is damaged."""
         data = message.data
-        number = self._kinds.setdefault((data[: _STAMP.start], data[_STAMP.stop :]), len(self._messages))
-        if number == len(self._messages):
-            info = self._bag.decode(message)
-            self._messages.append(data)
-            self._size_of.append((info.height, info.width))
-        self._found.setdefault(self._size_of[number], []).append((message.stamp_ns, number))
+        number = self._kinds.setdefault((data[: _STAMP.start], data[_STAMP.stop :]), len(self._infos))
+        if number == len(self._infos):
+            try:
+                self._infos.append(self._bag.decode(message))
+            except BagError:
+                del self._kinds[data[: _STAMP.start], data[_STAMP.stop :]]
+                raise
+        self._found.setdefault(covered(self._infos[number]), []).append((message.stamp_ns, number))
         self._sorted = False
 
-    def at(self, stamp_ns: int, size: tuple[int, int], stamp: Stamp) -> bytes | None:
-        """The one nearest to `stamp_ns` for images `(height, width)`, its header's stamp replaced; None for none."""
+    def at(self, stamp_ns: int, size: tuple[int, int], stamp: Stamp, frame_id: str) -> memoryview:
+        """The one nearest to `stamp_ns` for images `(height, width)`, scaled to them, with the image's header.
+
+        Those of just that size go before others of the same shape, which the node takes too.
+        Raises ValueError, which says why, where there is none.
+        """
         if not self._sorted:
             for each in self._found.values():
                 each.sort()
             self._sorted = True
-        found = self._found.get(size)
-        if not found:
-            return None
+        if not self._found:
+            raise ValueError("no message on it can be read")
+        several = [size] if size in self._found else list(self._found)
+        nearest = sorted(
+            (self._nearest(each, stamp_ns) for each in several), key=lambda entry: abs(entry[0] - stamp_ns)
+        )
+        reason: ValueError | None = None
+        for _, number in nearest:
+            try:
+                return self._maker.camera_info(fitted(self._infos[number], size), size, stamp, frame_id)
+            except ValueError as error:
+                reason = reason or error
+        assert reason is not None
+        raise reason
+
+    def _nearest(self, size: tuple[float, float], stamp_ns: int) -> tuple[int, int]:
+        found = self._found[size]
         place = bisect.bisect_left(found, (stamp_ns, 0))
-        near = found[max(place - 1, 0) : place + 1]
-        _, number = min(near, key=lambda entry: abs(entry[0] - stamp_ns))
-        data = self._messages[number]
-        order = "<" if data[1] & 1 else ">"
-        return data[: _STAMP.start] + struct.pack(f"{order}iI", *stamp) + data[_STAMP.stop :]
+        return min(found[max(place - 1, 0) : place + 1], key=lambda entry: abs(entry[0] - stamp_ns))

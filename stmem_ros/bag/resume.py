@@ -33,6 +33,7 @@ def describe(bag: Path, checkpoint: Path, plan: Plan, engine: StreamingSegmenter
         "max_gap": config.max_gap,
         "image_topics": " ".join(plan.frames),
         "outputs": " ".join(topic for camera in plan.cameras for topic in camera.outputs.values()),
+        "camera_info_topics": " ".join(camera.info_topic or "none" for camera in plan.cameras),
         "input_topics": " ".join(plan.passed) or "none",
         "as_recorded": plan.recorded or "all frames",
     }

@@ -79,8 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         nargs="+",
         choices=list(OUTPUTS),
-        default=list(OUTPUTS),
-        help=f"of {', '.join(OUTPUTS)} (default: all)",
+        help=f"of {', '.join(OUTPUTS)} (default: all, camera_info where the bag has a calibration)",
+    )
+    output.add_argument(
+        "--camera-info-topic",
+        metavar="TOPIC",
+        action="append",
+        default=[],
+        help="of the calibration, once for each camera (default: camera_info beside the images, where it is beside one "
+        "camera's alone)",
     )
     output.add_argument(
         "--namespace", metavar="NAME", default="/segmentation", help="of the outputs (default: %(default)s)"
@@ -115,24 +122,26 @@ def _run(options: argparse.Namespace) -> int:
             torch.set_num_threads(options.threads)
         engine = StreamingSegmenter.from_checkpoint(options.checkpoint, config)
         settings = describe(options.bag, find_checkpoint(options.checkpoint), plan, engine)
-        status = 0
+        lost: list[str] = []
         if options.resume and is_finished(options.out, settings):
             print(f"{options.out} is whole already")
         else:
-            for line in _write(options, bag, plan, engine, settings):
-                status = INCOMPLETE
-                print(f"bag segment: {line}", file=sys.stderr)
+            lost += _write(options, bag, plan, engine, settings)
         if options.video is not None:
-            for path in write_videos(options.video, bag, options.out, plan, engine.info.labels):
+            for path in write_videos(options.video, bag, options.out, plan, engine.info.labels, lost):
                 print(f"wrote {path}")
-    return status
+        for line in lost:
+            print(f"bag segment: {line}", file=sys.stderr)
+    return INCOMPLETE if lost else 0
 
 
 def _check(options: argparse.Namespace) -> StreamConfig:
     if options.threads < 0:
         raise BagError(f"--threads is {options.threads}; it must be a number from 0 on")
+    if options.camera_info_topic and options.outputs is not None and "camera_info" not in options.outputs:
+        raise BagError("--camera-info-topic needs camera_info among --outputs")
     if options.video is not None:
-        if "labels" not in options.outputs:
+        if options.outputs is not None and "labels" not in options.outputs:
             raise BagError("--video needs labels among --outputs")
         if options.video.suffix.lower() != ".mp4":
             raise BagError(f"--video {options.video}: its name must end in .mp4")
@@ -172,19 +181,19 @@ def _write(
             raise
         results = list(labelling.cameras.values())
         lost += [line for result in results for line in result.losses()]
+        if wanted is not None:
+            missing = len(wanted) - sum(result.frames - result.left_out for result in results)
+            if missing > 0:
+                lost.append(f"{missing} stamps on {plan.recorded} are of no image on {plan.frames[0]}")
         if not any(result.labelled for result in results):
             # Nothing to go on from.
             writer.parts.clear()
             raise BagError(f"{bag.path}: no image could be labelled: {'; '.join([*lost, *bag.lost])}")
-    for line in dict.fromkeys(bag.notes):
+    for line in dict.fromkeys([*plan.notes, *bag.notes]):
         print(line)
     for result in results:
         print(result.summary())
     print(f"wrote {options.out}")
-    if wanted is not None:
-        missing = len(wanted) - sum(result.frames - result.left_out for result in results)
-        if missing > 0:
-            lost.append(f"{missing} stamps on {plan.recorded} are of no image on {plan.frames[0]}")
     return [*dict.fromkeys([*lost, *bag.lost])]
 
 

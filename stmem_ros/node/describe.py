@@ -23,6 +23,7 @@ from stmem_ros.node.settings import THE_MODEL, THE_NODE, THE_STREAM
 from stmem_ros.node.statistics import ANOTHER_MODEL, ANOTHER_PUBLISHER, ASKED_FOR, LOST_TO_FAILURE
 from stmem_ros.node.stream import THE_TOPIC
 from stmem_ros.streaming.window import ResetReason
+from stmem_ros.topics import camera_info_topic
 
 # What every node has, and every lifecycle node.
 STANDARD_PARAMETERS = ("use_sim_time", "start_type_description_service")
@@ -70,7 +71,7 @@ def subscribed() -> list[Topic]:
         for (topic, kind), transports in images_by_transport().items()
     ]
     text = "the camera's calibration, beside its images; subscribed to while somebody subscribes to `camera_info` below"
-    beside = camera_info.beside(f"/{THE_TOPIC}")[1:]
+    beside = camera_info_topic(f"/{THE_TOPIC}")[1:]
     return [*images, Topic(beside, type_name(CameraInfo), text, camera_info.QOS)]
 
 

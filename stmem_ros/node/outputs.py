@@ -14,9 +14,9 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from stmem_ros.camera_info import scaled
 from stmem_ros.files import kind_and_line
 from stmem_ros.labels import colorize
-from stmem_ros.node.camera_info import scaled
 from stmem_ros.node.messages import to_image_msg, to_jpeg_msg, to_png_msg
 from stmem_ros.node.qos import Warn, create_output
 from stmem_ros.node.settings import FrameSettings

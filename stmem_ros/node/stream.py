@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from stmem_ros.files import one_line
 from stmem_ros.node.camera import Camera
-from stmem_ros.node.camera_info import CameraInfoListener, beside
+from stmem_ros.node.camera_info import CameraInfoListener
 from stmem_ros.node.label_info import TOPIC as LABEL_INFO
 from stmem_ros.node.label_info import LabelInfoPublisher
 from stmem_ros.node.mailbox import Mailbox
@@ -26,6 +26,7 @@ from stmem_ros.node.qos import Warn
 from stmem_ros.node.settings import THE_STREAM, InputSettings, listed, name_cameras
 from stmem_ros.node.statistics import ANOTHER_MODEL, STAMP, Statistics
 from stmem_ros.streaming import StreamingSegmenter
+from stmem_ros.topics import camera_info_topics
 
 THE_TOPIC = "image"
 NS_IN_A_SECOND = 1_000_000_000
@@ -57,9 +58,7 @@ def places(node: LifecycleNode, settings: InputSettings) -> list[Place]:
     if len(set(info)) < len(info):
         raise ValueError(f"parameter camera_info_topics names a topic twice ({', '.join(info)}); each is of one camera")
     if not info:
-        info = tuple(beside(node.resolve_topic_name(topic)) for topic in topics)
-        # What lies beside several cameras' images is at most one camera's.
-        info = tuple(topic if info.count(topic) == 1 else "" for topic in info)
+        info = tuple(camera_info_topics(resolved))
     return [Place(*parts) for parts in zip(names, topics, info, strict=True)]
 
 
@@ -155,7 +154,10 @@ class Stream:
                 why = f"no calibration came on {listener.topic} yet; does the camera driver publish it there?"
                 self._warn(f"no calibration {self.name}", f"{nothing}: {why} If not, set camera_info_topics")
         except ValueError as error:
-            why = f"the calibration on {listener.topic} cannot be used: {error}"
+            why = (
+                f"the calibration on {listener.topic} cannot be used: {error}, or name the topic with the calibration "
+                "of these images in camera_info_topics"
+            )
             self._warn(f"calibration {self.name}", f"{nothing}: {why}")
 
     def stop_listening(self) -> None:
