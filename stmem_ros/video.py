@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from stmem_ros.files import whole_file
 from stmem_ros.labels import LabelSet
+from stmem_ros.video_writer import H264, VideoWriter, open_writer
 
 LEGEND_ROW = 34
-# The codec that every build of OpenCV with FFmpeg can write; those from PyPI have no H.264.
-CODEC = "mp4v"
 # A level of OpenCV's log.
 ONLY_ERRORS = 2
 
@@ -44,6 +43,7 @@ class TimedVideo:
     later stay. It stays no longer than `longest` seconds, and a stamp that does not advance counts as one frame. The
     file is there when `close` returns, in the size of the first picture (an odd side loses nothing: it grows by a
     pixel); as a context manager it closes, or discards where the block fails. No picture, no file.
+    `note` is a line for a person where the video is none that browsers play, empty else and before the first picture.
     """
 
     def __init__(self, path: Path, rate: float, longest: float = math.inf) -> None:
@@ -53,10 +53,11 @@ class TimedVideo:
         if not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"rate is {rate!r}; it must be above 0 frames a second")
         quiet_opencv()
+        self.note = ""
         # Four digits: MPEG-4 knows no finer clock.
         self.path, self.rate, self._longest = path, float(f"{rate:.4g}"), longest
         self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: VideoWriter | None = None
         self._size = (0, 0)
         self._held: NDArray[np.uint8] | None = None
         self._seconds = 0.0
@@ -66,7 +67,7 @@ class TimedVideo:
     def add(self, picture: NDArray[np.uint8], stamp_ns: int) -> None:
         """Append one picture `(H, W, 3)` uint8 RGB; of another size than the first, it is fitted into that.
 
-        Raises VideoError where the file cannot be begun.
+        Raises VideoError where the file cannot be begun, or no more can be written to it.
         """
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         if self._writer is None:
@@ -85,9 +86,11 @@ class TimedVideo:
             return
         try:
             self._hold_until(self._written + 1)
-            self._writer.release()
+            try:
+                self._writer.close()
+            except OSError as error:
+                raise self._partly(error) from error
             self._writer = None
-            self._require_whole()
             with whole_file(self.path) as partial:
                 os.replace(self._partial, partial)
         finally:
@@ -96,7 +99,7 @@ class TimedVideo:
     def discard(self) -> None:
         """Leave nothing behind."""
         if self._writer is not None:
-            self._writer.release()
+            self._writer.abort()
             self._writer = None
         with contextlib.suppress(OSError):
             self._partial.unlink()
@@ -115,32 +118,30 @@ class TimedVideo:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # OpenCV says nothing of a place that it cannot write to.
         self._partial.touch()
-        writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*CODEC), self.rate, self._size)
-        if not writer.isOpened():
+        try:
+            self._writer = open_writer(self._partial, self.rate, self._size)
+        except OSError as error:
             self.discard()
-            width, height = self._size
-            raise VideoError(
-                f"{self.path}: this OpenCV cannot write {width}x{height} pixels as {CODEC}; the one of "
-                "pip install opencv-python-headless can"
+            raise VideoError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        if self._writer.codec != H264:
+            self.note = (
+                f"{self.path.name} is {self._writer.codec}, which VLC and mpv play and browsers do not: for {H264} "
+                "pip install av, or install ffmpeg"
             )
-        self._writer = writer
 
     def _hold_until(self, frame: int) -> None:
         while self._writer is not None and self._held is not None and self._written < frame:
-            self._writer.write(self._held)
+            try:
+                self._writer.write(self._held)
+            except OSError as error:
+                raise self._partly(error) from error
             self._written += 1
 
-    def _require_whole(self) -> None:
-        """OpenCV drops what it cannot write without a word, so that the file must be looked at."""
-        video = cv2.VideoCapture(str(self._partial))
-        try:
-            found = round(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-            video.set(cv2.CAP_PROP_POS_FRAMES, self._written - 1)
-            whole = found == self._written and video.read()[0]
-        finally:
-            video.release()
-        if not whole:
-            raise VideoError(f"{self.path}: only a part of the video could be written; see whether the disk is full")
+    def _partly(self, error: OSError) -> VideoError:
+        reason = error.strerror or error
+        return VideoError(
+            f"{self.path}: only a part of the video could be written ({reason}); see whether the disk is full"
+        )
 
 
 def legend(labels: LabelSet, width: int) -> NDArray[np.uint8]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from evaluations import evaluation, picture, sequence
 
+from stmem_ros.video import TimedVideo
 from training.bag.report import write_report
 from training.bag.result import Comparison
 
@@ -326,3 +328,19 @@ def test_it_prints_light_and_within_the_paper(browser: Browser, page: Path) -> N
     assert browser.run("return window.printed") == ["#fff", 660]
     assert browser.run("return document.getElementById('timeline')._fullLayout.paper_bgcolor") == "#1a2027"
     assert browser.errors == []
+
+
+def test_a_video_plays_to_its_end(browser: Browser, tmp_path: Path) -> None:
+    with TimedVideo(tmp_path / "overlay.mp4", 25.0) as video:
+        for number in range(10):
+            video.add(np.full((36, 64, 3), 25 * number, np.uint8), number * 40_000_000)
+    if video.note:
+        pytest.skip(video.note)
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<video muted src="overlay.mp4"></video><script>document.documentElement.dataset.ready = ""</script>'
+    )
+    browser.open(page)
+    browser.run("window.video = document.querySelector('video'); window.video.play()")
+    browser.wait(lambda: browser.run("return window.video.ended || window.video.error"))
+    assert browser.run("return [video.ended, video.duration, video.videoWidth]") == [True, pytest.approx(0.4), 64]

@@ -304,6 +304,16 @@ class TestLabels:
         assert capture.read()[1].shape[1] == 2 * SIZE[1]
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
 
+    def test_a_video_that_no_browser_plays_is_told_of(
+        self, segment: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "av", None)
+        monkeypatch.setenv("PATH", "/nowhere")
+        outcome = segment(drive(2), "--outputs", "labels", "--video", str(tmp_path / "look.mp4"))
+        assert outcome.status == 0
+        (line,) = (line for line in outcome.printed.splitlines() if "browsers" in line)
+        assert line.startswith("look.mp4 is MPEG-4 Part 2") and "pip install av" in line
+
     def test_a_camera_without_a_label_has_no_video_and_a_line_says_so(
         self, segment: Callable[..., Outcome], tmp_path: Path
     ) -> None:

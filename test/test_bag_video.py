@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stmem_ros import video_writer
 from stmem_ros.bag.video import LARGEST_WIDTH, OverlayVideo, frame_rate
 from stmem_ros.labels import LabelSet
 from stmem_ros.video import TimedVideo, VideoError, legend
@@ -20,6 +22,30 @@ START_NS = 1_700_000_000_000_000_000
 CLASSES = LabelSet(("road", "car", "sky"), ((200, 40, 40), (40, 200, 40), (40, 40, 200)))
 # Far enough apart to be told from each other after compression.
 GREYS = [20, 70, 120, 170, 220]
+
+
+WRITERS = ("pyav", "ffmpeg", "opencv")
+
+
+def only(writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let videos be written by this one; skips where it cannot."""
+    if writer == "pyav":
+        if video_writer._pyav_encoder() is None:
+            pytest.skip("needs PyAV with an H.264 encoder")
+        return
+    # As where the package is not installed.
+    monkeypatch.setitem(sys.modules, "av", None)
+    if writer == "opencv":
+        monkeypatch.setenv("PATH", "/nowhere")
+    elif video_writer._ffmpeg_encoder(shutil.which("ffmpeg")) is None:
+        pytest.skip("needs ffmpeg with an H.264 encoder")
+
+
+@pytest.fixture(params=WRITERS)
+def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the ways in which a video may be written."""
+    only(request.param, monkeypatch)
+    return str(request.param)
 
 
 def grey(value: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -52,7 +78,9 @@ def shown(path: Path) -> list[int]:
         pytest.param([0, 0.25, 0.5, 0.75, 1], [0, 2, 4], id="of more frames than the video has some stay"),
     ],
 )
-def test_a_picture_stays_as_long_as_the_stamps_say(tmp_path: Path, steps: list[float], expected: list[int]) -> None:
+def test_a_picture_stays_as_long_as_the_stamps_say(
+    tmp_path: Path, writer: str, steps: list[float], expected: list[int]
+) -> None:
     with TimedVideo(tmp_path / "out.mp4", RATE, longest=1.0) as video:
         for value, step in zip(GREYS, steps, strict=True):
             video.add(grey(value), START_NS + round(step * STEP_NS))
@@ -97,7 +125,7 @@ def test_images_wider_than_players_like_are_shrunk_and_odd_sizes_lose_nothing(tm
         assert read(tmp_path / "out.mp4")[0].shape[:2] == expected
 
 
-def test_images_that_change_size_are_fitted_without_distortion(tmp_path: Path) -> None:
+def test_images_that_change_size_are_fitted_without_distortion(tmp_path: Path, writer: str) -> None:
     with TimedVideo(tmp_path / "out.mp4", RATE) as video:
         video.add(grey(220, 48, 64), START_NS)
         video.add(grey(220, 96, 32), START_NS + STEP_NS)
@@ -106,7 +134,7 @@ def test_images_that_change_size_are_fitted_without_distortion(tmp_path: Path) -
     assert narrow[24, 32, 0] > 200 and narrow[24, 4, 0] < 30 and narrow[24, 60, 0] < 30
 
 
-def test_a_failure_leaves_the_video_that_was_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_video_that_was_there(tmp_path: Path, writer: str) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"yesterday's")
 
@@ -127,11 +155,15 @@ def test_no_frame_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path, writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(writer, monkeypatch)
     code = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+if sys.argv[2] != "pyav":
+    sys.modules["av"] = None
 from stmem_ros.video import TimedVideo, VideoError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 noise = np.random.default_rng(0).integers(0, 256, (30, 96, 128, 3), np.uint8)
@@ -142,12 +174,37 @@ try:
 except VideoError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out.mp4")], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out.mp4"), writer]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("\n") == 1
-    assert "out.mp4: only a part of the video could be written; see whether the disk is full" in done.stdout
+    assert "out.mp4: only a part of the video could be written (" in done.stdout
+    assert "see whether the disk is full" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_codec_is_one_that_browsers_play_or_a_line_says_so(tmp_path: Path, writer: str) -> None:
+    with TimedVideo(tmp_path / "out.mp4", RATE) as video:
+        for number, value in enumerate(GREYS):
+            video.add(grey(value), START_NS + number * STEP_NS)
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
+    if writer == "opencv":
+        assert codec == b"FMP4"
+        assert video.note.startswith("out.mp4 is MPEG-4 Part 2, which VLC and mpv play and browsers do not")
+        assert "pip install av" in video.note
+    else:
+        assert codec == b"h264"
+        assert video.note == ""
+        # A browser can begin to play before it has the whole file.
+        assert (tmp_path / "out.mp4").read_bytes().find(b"moov") < 100
+
+
+def test_class_colours_are_those_of_the_picture(tmp_path: Path, writer: str) -> None:
+    with TimedVideo(tmp_path / "out.mp4", RATE) as video:
+        for number, color in enumerate(CLASSES.palette):
+            video.add(np.full((64, 64, 3), color, np.uint8), START_NS + number * STEP_NS)
+    for frame, color in zip(read(tmp_path / "out.mp4"), CLASSES.palette, strict=True):
+        np.testing.assert_allclose(frame[32, 32], color, atol=8)
 
 
 def test_a_name_that_is_no_mp4_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -156,7 +213,7 @@ def test_a_name_that_is_no_mp4_is_refused_before_the_work(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rate", [0.3, 14.9253, 29.97, 119.88012, 1000.0])
-def test_any_rate_of_a_camera_can_be_written(tmp_path: Path, rate: float) -> None:
+def test_any_rate_of_a_camera_can_be_written(tmp_path: Path, writer: str, rate: float) -> None:
     with TimedVideo(tmp_path / "out.mp4", rate) as video:
         for number in range(3):
             video.add(grey(GREYS[number]), START_NS + round(number * 1e9 / rate))

@@ -26,12 +26,13 @@ def video_path(path: Path, camera: CameraPlan) -> Path:
     return path.with_stem(f"{path.stem}_{camera.name.replace('/', '_')}") if camera.name else path
 
 
-def write_videos(path: Path, source: Bag, segmented: Path, plan: Plan, labels: LabelSet, lost: list[str]) -> list[Path]:
+def write_videos(path: Path, source: Bag, segmented: Path, plan: Plan, labels: LabelSet, lost: list[str]) -> list[str]:
     """One video for each camera; each is written whole or not at all. A camera without labels becomes a line in `lost`.
 
-    Raises BagError or VideoError.
+    Returns a line for each video, and one about videos that browsers do not play. Raises BagError or VideoError.
     """
-    written: list[Path] = []
+    written: list[str] = []
+    notes: list[str] = []
     with Bag(segmented) as bag:
         for camera in plan.cameras:
             topic = camera.outputs["labels"]
@@ -52,8 +53,9 @@ def write_videos(path: Path, source: Bag, segmented: Path, plan: Plan, labels: L
                     ids = np.frombuffer(content.data, np.uint8).reshape(content.height, content.width)
                     frame = _of_stamp(frames, message.stamp_ns, ids.shape)
                     video.add(frame.image, ids, message.stamp_ns)
-            written.append(target)
-    return written
+            written.append(f"wrote {target}")
+            notes += [video.note] if video.note else []
+    return [*written, *notes[:1]]
 
 
 def _of_stamp(frames: Iterator[BagFrame], stamp_ns: int, size: tuple[int, ...]) -> BagFrame:

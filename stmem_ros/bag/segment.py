@@ -128,8 +128,7 @@ def _run(options: argparse.Namespace) -> int:
         else:
             lost += _write(options, bag, plan, engine, settings)
         if options.video is not None:
-            for path in write_videos(options.video, bag, options.out, plan, engine.info.labels, lost):
-                print(f"wrote {path}")
+            print(*write_videos(options.video, bag, options.out, plan, engine.info.labels, lost), sep="\n")
         for line in lost:
             print(f"bag segment: {line}", file=sys.stderr)
     return INCOMPLETE if lost else 0

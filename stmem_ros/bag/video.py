@@ -25,8 +25,8 @@ class OverlayVideo:
     """An `.mp4` with the camera's image on the left and the class colours blended over it on the right.
 
     It runs at `rate` frames a second in the stream's own time: a frame stays until the next one's stamp, at most 5
-    seconds. It is written whole or not at all: a context manager that leaves no file where its block fails. MPEG-4
-    Part 2 (`mp4v`), which VLC, mpv and ffplay show; browsers want H.264, which OpenCV's packages cannot write.
+    seconds. It is written whole or not at all: a context manager that leaves no file where its block fails. `note` says
+    where it is none that browsers play.
     """
 
     def __init__(self, path: Path, labels: LabelSet, rate: float, alpha: float = 0.5, with_legend: bool = True) -> None:
@@ -55,6 +55,11 @@ class OverlayVideo:
                 self._legend = legend(self._labels, picture.shape[1])
             picture = np.vstack([picture, self._legend])
         self._video.add(picture, stamp_ns)
+
+    @property
+    def note(self) -> str:
+        """As TimedVideo's."""
+        return self._video.note
 
     def close(self) -> None:
         """Put the file into its place. Raises VideoError where it is not whole."""

@@ -97,6 +97,8 @@ def run_demo(
     finally:
         observer.close()
         recorder.finish()
+    if recorder.note:
+        print(f"demo: {recorder.note}", file=sys.stderr)
     return make_report(recorder, sent, observer.health[-1].hardware_id, str(checkpoint))
 
 

@@ -65,6 +65,11 @@ class Recorder:
                 self._tile_every *= 2
         self._overlays += 1
 
+    @property
+    def note(self) -> str:
+        """A line for a person where the video is none that browsers play."""
+        return self._video.note
+
     def finish(self) -> None:
         """Close the video and write the contact sheet. Raises OSError."""
         self._video.close()
