@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, Normalization
 from stmem_ros.network import MARConfig, SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.preprocess import Preprocessor, resize, resize_on_device
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, cuda_graph
-from stmem_ros.streaming.cuda_graph import GraphedNetwork
+from stmem_ros.streaming.cuda_graph import GraphedNetwork, Replay
 from stmem_ros.streaming.device import resolve_precision
 from stmem_ros.streaming.exact import StreamingNetwork
 
@@ -161,6 +162,42 @@ def test_where_memory_runs_out_also_without_a_graph_the_caller_is_told_and_the_n
     torch.testing.assert_close(graphed.frame(images).tensors(), network.frame(images).tensors())
 
 
+def test_a_graph_is_captured_on_a_stream_of_the_gpu_that_its_tensors_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[str] = []
+
+    class Device:
+        def __init__(self, device: object) -> None:
+            self.device = str(device)
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *_: object) -> None:
+            entered.pop()
+
+    class Stream(contextlib.nullcontext[None]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.device = entered[-1]
+
+        def wait_stream(self, other: Stream) -> None:
+            assert other.device == self.device
+
+    captured: list[str] = []
+
+    def graph(_: object, *, stream: Stream, capture_error_mode: str) -> contextlib.nullcontext[None]:
+        captured.append(stream.device)
+        return contextlib.nullcontext()
+
+    for name, own in {"device": Device, "Stream": Stream, "current_stream": Stream, "graph": graph}.items():
+        monkeypatch.setattr(torch.cuda, name, own)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    # A device that is not the first: meta stands for cuda:1.
+    Replay(lambda tensors: tensors, [torch.empty(1, device="meta")])
+    assert captured == ["meta"]
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     size=some.tuples(some.integers(64, 300), some.integers(64, 300)),
@@ -194,7 +231,7 @@ def test_a_gpu_gives_the_labels_of_a_cpu(precision: str) -> None:
             result = engine.step(np.roll(image, 7 * index, 1), index * 10**8)
         assert result is not None
         labels.append(result.labels)
-    assert (labels[0] == labels[1]).mean() >= (0.9999 if precision == "float32" else 0.98)
+    assert (labels[0] == labels[1]).mean() >= (0.9999 if precision == "float32" else 0.99)
 
 
 @needs_gpu

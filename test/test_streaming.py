@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -174,6 +176,35 @@ def test_equal_stamps_and_a_gap_of_exactly_max_gap_go_on(pixel_base: str) -> Non
     for stamp in (0, 0, SECOND):
         engine.step(frames(1)[0], stamp)
         assert engine.last_reset is None
+
+
+@pytest.mark.parametrize("stf", [False, True])
+@pytest.mark.parametrize("window", ["causal", "centered"])
+def test_warming_up_runs_all_that_a_frame_runs_and_leaves_no_trace(
+    pixel_base: str, window: str, stf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StreamingSegmenter(*network(pixel_base, stf=stf), StreamConfig(window=window))  # type: ignore[arg-type]
+    ran: list[tuple[str, tuple[int, ...]]] = []
+
+    def watch(name: str) -> None:
+        own = getattr(engine.network, name)
+
+        def seen(*inputs: Any) -> Any:
+            result = own(*inputs)
+            ran.append((name, tuple((result if name == "predict" else result.features).shape)))
+            return result
+
+        monkeypatch.setattr(engine.network, name, seen)
+
+    watch("frame")
+    watch("predict")
+    engine.warm_up(SIZE)
+    warmed = set(ran)
+    for index, image in enumerate(frames(3)):
+        engine.step(image, index * PERIOD)
+    assert {name for name, _ in warmed} == {"frame", "predict"}
+    assert set(ran) == warmed
+    assert engine.last_reset is None
 
 
 def test_reset_forgets_and_says_nothing_of_the_next_frame(pixel_base: str) -> None:

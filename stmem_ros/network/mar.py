@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stmem_ros.network.config import MARConfig
+from stmem_ros.network.half import scores_dtype
 
 
 class LinearChain(nn.Sequential):
@@ -65,9 +66,10 @@ class MAR(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """`(N, C, H, W)` to refined features of the same shape."""
         tokens = features.flatten(2).transpose(1, 2)
-        scores = self.theta(tokens) @ self.phi(self.keys.flatten(0, 1)).T
+        wide = scores_dtype(features.dtype)
+        shares = (self.theta(tokens).to(wide) @ self.phi(self.keys.flatten(0, 1)).T.to(wide)).softmax(-1)
         values = self.value(self.values).expand(-1, self.config.hard_per_class, -1).flatten(0, 1)
-        tokens = self.attention_norm(tokens + self.out(scores.softmax(-1) @ values))
+        tokens = self.attention_norm(tokens + self.out(shares.to(values.dtype) @ values))
         tokens = self.feedforward_norm(tokens + self.feedforward(tokens))
         refined = tokens.transpose(1, 2).unflatten(2, features.shape[2:])
         return features + refined if self.config.residual else refined

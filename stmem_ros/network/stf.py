@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from stmem_ros.network.attention import ICSA, BlockGrid
 from stmem_ros.network.config import STFConfig
+from stmem_ros.network.half import scores_dtype
 
 
 class FeedForward(nn.Sequential):
@@ -87,15 +88,22 @@ def steady_mean(window: Tensor, query: int | Tensor, sharpness: float, fading: f
     jitters is averaged, what has moved on is not.
     """
     alike = direction(window, 2)
-    correlation = (alike * frame_of(alike, query)[:, None]).sum(2)
-    beyond = frames_beyond(window.shape[1], query, window.device).view(-1, window.shape[1], 1, 1)
-    weights = (sharpness * correlation - fading * beyond).softmax(1)
+    correlation = (alike * frame_of(alike, query)[:, None]).sum(2, dtype=scores_dtype(window.dtype))
+    weights = frame_weights(correlation, query, sharpness, fading).to(window.dtype)
     return (weights[:, :, None] * window).sum(1)
 
 
 def direction(features: Tensor, channels: int = 1) -> Tensor:
-    """Features less their mean over dimension `channels`, of length 1 along it."""
-    return F.normalize(features - features.mean(channels, keepdim=True), dim=channels)
+    """Features less their mean over dimension `channels`, of length 1 along it; zeros where all of them are equal."""
+    x = features.to(scores_dtype(features.dtype))
+    return F.normalize(x - x.mean(channels, keepdim=True), dim=channels).to(features.dtype)
+
+
+def frame_weights(correlation: Tensor, query: int | Tensor, sharpness: float, fading: float) -> Tensor:
+    """What each frame of a window weighs in `steady_mean`, from its correlation with the query `(N, T, H, W)`."""
+    length = correlation.shape[1]
+    beyond = frames_beyond(length, query, correlation.device).view(-1, length, 1, 1)
+    return (sharpness * correlation - fading * beyond).softmax(1)
 
 
 def frames_beyond(length: int, query: int | Tensor, device: torch.device) -> Tensor:

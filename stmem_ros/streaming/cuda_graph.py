@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +18,8 @@ WARM_UP_RUNS = 3
 MOST_GRAPHS = 16
 # How many calls of a shape go without a graph where there was no memory for it: ten seconds of a camera's.
 CALLS_WITHOUT = 300
+# PyTorch allows one capture at a time in a process, and a node loads one model while another one runs.
+_one_capture = threading.Lock()
 Tensors = list[Tensor]
 
 
@@ -30,7 +33,7 @@ class Replay:
         # Libraries choose kernels and allocate when first called, which no capture may hold.
         # Streams and graphs are of the current device, which need not be the tensors'.
         self._device = examples[0].device
-        with torch.cuda.device(self._device):
+        with _one_capture, torch.cuda.device(self._device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             try:
@@ -42,7 +45,9 @@ class Replay:
                 torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # Another thread may use the GPU meanwhile, as a node does that runs one model while it loads the next.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            # A stream of this device: PyTorch's own default belongs to the GPU of the process's first graph, and a
+            # capture there would record nothing of another GPU's work.
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                 self._outputs = function(self._inputs)
 
     def __call__(self, inputs: Tensors) -> Tensors:

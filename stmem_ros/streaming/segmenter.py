@@ -177,8 +177,11 @@ class StreamingSegmenter:
         self.state.clear()
 
     def warm_up(self, size: tuple[int, int] | None = None) -> None:
-        """Run once on a black image `(height, width)`, so that the first real frame is not the slow one."""
+        """Run all that a frame runs, on black images `(height, width)`, so that the first real one is not slow."""
         image = np.zeros((*(size or self._usual_size), 3), np.uint8)
         # A GPU compiles what confidence needs; on a CPU it would only take long.
-        self.step(image, 0, confidence=self.device.type != "cpu")
+        confidence = self.device.type != "cpu"
+        self.step(image, 0, confidence=confidence)
+        # With centred windows the frame still waits, and nothing was fused.
+        self.flush(confidence=confidence)
         self.reset()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmem_ros.network import STF, VideoSegmenter
-from stmem_ros.network.stf import direction, frames_beyond
+from stmem_ros.network.half import scores_dtype
+from stmem_ros.network.stf import direction, frame_weights
 from stmem_ros.streaming.exact.batch_norm import fold_batch_norms
 from stmem_ros.streaming.exact.fusion import FoldedSTF, FrameTokens
 from stmem_ros.streaming.exact.onednn import fuse_convolutions
@@ -122,10 +123,9 @@ class StreamingFusion(nn.Module):
     def _steady_mean(self, window: Sequence[FrameFeatures], query: int) -> Tensor:
         """`steady_mean`, frame by frame: no stack of features, and each frame's direction is known."""
         directions = [frame.direction for frame in window if frame.direction is not None]
-        correlations = [(other * directions[query]).sum(1, keepdim=True) for other in directions]
-        beyond = frames_beyond(len(window), query, directions[0].device)[0]
-        weights = torch.cat(correlations, 1) * self.config.sharpness - self.config.fading * beyond[:, None, None]
-        weights = weights.softmax(1)
+        dtype = directions[query].dtype
+        correlations = [(other * directions[query]).sum(1, True, dtype=scores_dtype(dtype)) for other in directions]
+        weights = frame_weights(torch.cat(correlations, 1), query, self.config.sharpness, self.config.fading).to(dtype)
         total = weights[:, :1] * window[0].features
         for place, frame in enumerate(window[1:], 1):
             total = torch.addcmul(total, weights[:, place : place + 1], frame.features)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmem_ros.network import MAR
+from stmem_ros.network.half import scores_dtype
 
 
 def product(chain: nn.Sequential) -> Tensor:
@@ -43,9 +44,8 @@ class FoldedMAR(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """As `MAR.forward`: `(N, C, H, W)` to refined features of the same shape."""
         x = features.permute(0, 2, 3, 1)
-        # Products without 1/sqrt(d) reach beyond float16's range.
-        half = x.dtype == torch.float16
-        shares = (x.float() @ self.keys.float() if half else x @ self.keys).softmax(-1).to(x.dtype)
+        wide = scores_dtype(x.dtype)
+        shares = (x.to(wide) @ self.keys.to(wide)).softmax(-1).to(x.dtype)
         if self.config.values_per_class == 1:
             shares = shares.unflatten(-1, (-1, self.config.hard_per_class)).sum(-1)
         x = self.attention_norm(F.linear(shares, self.values, self.bias).add_(x))
