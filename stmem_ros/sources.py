@@ -189,17 +189,17 @@ class BagSource(FrameSource):
 
         self.name = str(path)
         self._told: set[str] = set()
-        self._bag = Bag(path)
+        self.bag = Bag(path)
         try:
-            (self.topic,) = self._bag.choose_images([topic] if topic else [])
-            self.frame_count = self._bag.topics[self.topic].count
+            (self.topic,) = self.bag.choose_images([topic] if topic else [])
+            self.frame_count = self.bag.topics[self.topic].count
             self.rate = self._measure_rate()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        self._bag.close()
+        self.bag.close()
 
     def _frames(self) -> Generator[Frame, None, None]:
         for index, (message, stamp_ns) in enumerate(self.messages()):
@@ -212,16 +212,16 @@ class BagSource(FrameSource):
 
     def messages(self) -> Generator[tuple[Any, int], None, None]:
         """Each image message with its header's stamp in nanoseconds, or its recording time where that is 0."""
-        with contextlib.closing(self._bag.messages([self.topic])) as messages:
+        with contextlib.closing(self.bag.messages([self.topic])) as messages:
             for message in messages:
-                yield self._bag.decode(message), message.stamp_ns
-        for line in self._bag.lost:
+                yield self.bag.decode(message), message.stamp_ns
+        for line in self.bag.lost:
             if line not in self._told:
                 self._told.add(line)
                 _logger.warning("%s: lost: %s", self.name, line)
 
     def _measure_rate(self) -> float | None:
-        with contextlib.closing(self._bag.messages([self.topic])) as messages:
+        with contextlib.closing(self.bag.messages([self.topic])) as messages:
             stamps = [message.stamp_ns for message in islice(messages, _FRAMES_FOR_RATE)]
         steps = [later - earlier for earlier, later in pairwise(stamps) if later > earlier]
         return 1e9 / statistics.median(steps) if steps else None

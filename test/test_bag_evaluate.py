@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from stmem_ros.bag import __main__ as bag
+from stmem_ros.bag.io.typestore import ros2_typestore
 from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter
@@ -42,7 +42,7 @@ CLASSES = LabelSet(("ground", "disc", "box"), ((90, 90, 90), (220, 40, 40), (40,
 COLORS = CLASSES.lookup_table()
 NORMALIZATION = Normalization((80.0, 90.0, 100.0), (40.0, 80.0, 120.0))
 STF = STFConfig(block=(8, 8), positional_grid=(8, 8), heads=1, feedforward=4)
-TYPES = get_typestore(Stores.ROS2_JAZZY)
+TYPES = ros2_typestore()
 
 Message = tuple[str, int, dict[str, Any]]
 
@@ -71,6 +71,12 @@ def compressed(pixels: np.ndarray, ending: str) -> dict[str, Any]:
     return {"format": ending[1:], "data": cv2.imencode(ending, pixels)[1].reshape(-1)}
 
 
+def class_list(names: dict[int, str], topic: str = "/segmentation/label_info", stamp: int = START_NS) -> Message:
+    """What a node says of its labels."""
+    kind = TYPES.types["vision_msgs/msg/VisionClass"]
+    return topic, stamp, {"class_map": [kind(*each) for each in names.items()], "threshold": 0.0}
+
+
 def stamp_of(number: int) -> int:
     return START_NS + number * STEP_NS
 
@@ -93,6 +99,7 @@ def write_bag(path: Path, messages: Sequence[Message]) -> Path:
         connections: dict[str, Any] = {}
         for place, (topic, stamp, fields) in enumerate(messages):
             kind = f"sensor_msgs/msg/{'Image' if 'encoding' in fields else 'CompressedImage'}"
+            kind = "vision_msgs/msg/LabelInfo" if "class_map" in fields else kind
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=TYPES)
             message = TYPES.types[kind](header=header(stamp=time(*divmod(stamp, 10**9)), frame_id="camera"), **fields)
@@ -390,6 +397,70 @@ class TestRecordedLabels:
         assert lines == f"bag evaluate: drive: 1 frames of {CAMERA} have no labels as {LABELS}\n"
 
 
+OTHERS = {0: "floor", 1: "shelf", 2: "forklift", 255: "unknown"}
+
+
+class TestClassList:
+    """A bag's label_info says what its labels are."""
+
+    def messages(self, *lists: Message, ending: str = "") -> list[Message]:
+        messages = [*lists, *drive(3)]
+        for number in range(3):
+            pixels = scene(number)
+            fields = compressed(pixels, ".png") if ending else raw(pixels)
+            messages.append((LABELS + ending, stamp_of(number), fields))
+        return messages
+
+    @pytest.mark.parametrize("ending", ["", "/compressed"])
+    def test_labels_alone_are_measured_in_its_classes(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path, ending: str
+    ) -> None:
+        path = write_bag(tmp_path / "drive", self.messages(class_list(OTHERS), ending=ending))
+        arguments = ("--truth-topic", TRUTH, "--labels-topic", LABELS + ending)
+        found, lines = run(0, path, *arguments, checkpoint=False)
+        assert found["classes"] == ["floor", "shelf", "forklift"] and found["has_truth"]
+        assert found["figures"][LABELS + ending]["miou"] == 100.0
+        assert lines == ""
+        assert "/segmentation/label_info" in found["settings"]["its values"]
+
+    def test_ids_that_it_leaves_out_are_classes_without_a_name(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path
+    ) -> None:
+        path = write_bag(tmp_path / "drive", self.messages(class_list({0: "floor", 2: "forklift"})))
+        found, _ = run(0, path, "--truth-topic", TRUTH, "--labels-topic", LABELS, checkpoint=False)
+        assert found["classes"] == ["floor", "class_1", "forklift"]
+
+    def test_that_of_the_truth_serves_too(self, run: Callable[..., tuple[dict, str]], tmp_path: Path) -> None:
+        path = write_bag(tmp_path / "drive", self.messages(class_list(OTHERS, "/gt/label_info")))
+        found, _ = run(0, path, "--truth-topic", TRUTH, "--labels-topic", LABELS, checkpoint=False)
+        assert found["classes"] == ["floor", "shelf", "forklift"]
+
+    @pytest.mark.parametrize(
+        ("lists", "reason"),
+        [
+            ([class_list(OTHERS), class_list({0: "floor", 1: "cat"}, stamp=stamp_of(9))], "lists other classes from"),
+            ([class_list({0: "floor", 300: "cat"})], "lists class id 300; ids in label images are 0 to 254"),
+            ([class_list({})], "lists no class"),
+            ([class_list({0: "floor", 1: "floor", 2: "cat"})], "class 'floor' is listed twice"),
+            ([class_list({0: "floor", 1: "cat"})], "(of the 2 classes of /segmentation/label_info of"),
+            ([class_list(OTHERS), class_list({0: "rug"}, "/gt/label_info")], "class 0 is 'rug' on /gt/label_info of"),
+        ],
+    )
+    def test_that_is_of_no_use_is_refused(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path, lists: list[Message], reason: str
+    ) -> None:
+        path = write_bag(tmp_path / "drive", self.messages(*lists))
+        _, line = run(1, path, "--truth-topic", TRUTH, "--labels-topic", LABELS, checkpoint=False)
+        assert reason in line and line.count("\n") == 1
+
+    def test_of_other_classes_than_the_network_is_refused(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path
+    ) -> None:
+        path = write_bag(tmp_path / "drive", self.messages(class_list(OTHERS)))
+        _, line = run(1, path, "--image-topic", CAMERA, "--labels-topic", LABELS)
+        assert "class 0 is 'floor' on /segmentation/label_info of" in line and "but 'ground' in the network" in line
+
+
 class TestSeveral:
     def test_networks_are_compared_over_the_same_frames(
         self, run: Callable[..., tuple[dict, str]], save: Callable[..., Path], tmp_path: Path
@@ -545,8 +616,7 @@ REFUSED: dict[str, tuple[list[Message], list[str], str]] = {
     "another class list": (
         with_truth(raw(scene(0) + 5)),
         [],
-        "has label id 5, 6, 7, neither a class nor void (of the network's 3 classes, 0 to 2, and 255 for void); say "
-        "with --dataset",
+        "network.safetensors, 0 to 2, and 255 for void); say with --dataset what its values mean",
     ),
     "another data set": (drive(1), ["--dataset", "camvid"], "class 0 is 'ground' in"),
     "a JPEG": (with_truth(compressed(scene(0), ".jpg")), [], "is a JPEG, which alters labels"),

@@ -13,6 +13,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from stmem_ros.bag.io.typestore import ros2_typestore
 from stmem_ros.labels import IGNORE_INDEX
 from training import extract_bag
 from training.data.dataset import list_frames, list_images, load_spec, read_frame
@@ -67,12 +68,13 @@ Message = tuple[str, int, dict[str, Any]]
 
 def write_bag(path: Path, messages: list[Message], ros1: bool = False) -> Path:
     """A bag of (topic, stamp in ns, fields)."""
-    types = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+    types = get_typestore(Stores.ROS1_NOETIC) if ros1 else ros2_typestore()
     time, header = types.types["builtin_interfaces/msg/Time"], types.types["std_msgs/msg/Header"]
     with Writer1(path) if ros1 else Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections: dict[str, Any] = {}
         for topic, stamp, fields in messages:
             kind = f"sensor_msgs/msg/{'Image' if 'encoding' in fields else 'CompressedImage'}"
+            kind = "vision_msgs/msg/LabelInfo" if "class_map" in fields else kind
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=types)
             names = {"seq": 0} if ros1 else {}
@@ -83,6 +85,12 @@ def write_bag(path: Path, messages: list[Message], ros1: bool = False) -> Path:
             # Labels are made after their images, and so are recorded after them.
             writer.write(connections[topic], stamp + 10**6 * (topic == "/labels"), serialize(message, kind))
     return path
+
+
+def class_list(names: list[str]) -> Message:
+    """What a node says of its labels, beside them."""
+    kind = ros2_typestore().types["vision_msgs/msg/VisionClass"]
+    return "/label_info", START_NS, {"class_map": [kind(*each) for each in enumerate(names)], "threshold": 0.0}
 
 
 def drive(count: int = 6, every: int = 1, shift_ns: int = 0) -> list[Message]:
@@ -200,6 +208,18 @@ class TestDataset:
         path.write_text(path.read_text().replace("class_1", "disc"))
         extract(0, write_bag(tmp_path / "next", drive()))
         assert load_spec(path).labels.names[1] == "disc"
+
+    def test_the_bags_own_class_list_names_them(self, extract: Callable[..., str], tmp_path: Path) -> None:
+        names = ["ground", "disc", "box", *(f"thing {number}" for number in range(3, 10))]
+        extract(0, write_bag(tmp_path / "drive", [class_list(names), *drive()]))
+        spec = load_spec(tmp_path / "out" / "out.yaml")
+        assert spec.labels.names == tuple(names)
+        # Also those that no image of this bag shows.
+        line = extract(1, write_bag(tmp_path / "next", [class_list([*names[:-1], "void"]), *drive()]))
+        assert "class 9 is 'void' on /label_info of" in line and "but 'thing 9' in" in line and "--dataset" in line
+        assert "label id 9, and /label_info of" in extract(
+            1, write_bag(tmp_path / "few", [class_list(names[:3]), *drive()]), "--output", str(tmp_path / "few_out")
+        )
 
 
 class TestChoice:

@@ -27,6 +27,7 @@ from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
+from training.data.label_info import read_label_info
 from training.data.label_messages import LabelReader
 from training.data.pairing import require_pairs
 
@@ -64,10 +65,13 @@ def extract(options: argparse.Namespace) -> list[str]:
         frames, labels = (Path(partial, folder) for folder in folders)
         frames.mkdir()
         labels.mkdir()
-        reader = LabelReader(spec)
         with BagSource(bag, options.images) as images, BagSource(bag, options.labels) as truths:
             if images.topic == truths.topic:
                 raise DatasetError(f"--images and --labels are both {images.topic}")
+            info = None if options.dataset is not None else read_label_info(truths.bag, truths.topic)
+            if info is not None and own is not None and spec is not None:
+                info.require(spec.labels, f"{own}; if they are the same classes, say so with --dataset {own}")
+            reader = LabelReader(spec, info)
             skipped = write_frames(images, truths, reader, frames, labels, sequence, options)
         counts = [len(list(folder.iterdir())) for folder in (frames, labels)]
         if own is None:
@@ -239,7 +243,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dataset",
         help="which classes the labels are: a name from training/datasets or a YAML file "
-        "(default: the folder's own, or one class for each id, to be named in the YAML file written)",
+        "(default: the folder's own, those that label_info beside the labels lists, or one class for each id, to be "
+        "named in the YAML file written)",
     )
     options = parser.parse_args(arguments)
     return exit_status(

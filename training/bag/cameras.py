@@ -9,8 +9,9 @@ from pathlib import Path
 from stmem_ros.bag.io.reader import Bag, BagError
 from stmem_ros.labels import LabelSet
 from training.bag.settings import EvaluationError, EvaluationSettings
-from training.bag.truth import beside, files_by_stamp, require_same_classes
+from training.bag.truth import files_by_stamp
 from training.data.dataset import DatasetError
+from training.data.label_info import COMPRESSED, beside, read_label_info
 from training.data.pairing import require_pairs
 
 # A topic and a stamp there.
@@ -55,14 +56,17 @@ def choose_cameras(bag: Bag, settings: EvaluationSettings, labels: LabelSet) -> 
         if topic in (truth, *own):
             raise EvaluationError(f"{bag.path}: {topic} cannot be the camera's images and their labels")
         for each in own if truth is None or settings.dataset is not None else (*own, truth):
-            require_same_classes(bag, each, labels)
+            info = read_label_info(bag, each)
+            if info is not None:
+                info.require(labels, settings.classes_from)
         cameras.append(Camera(bag, topic, truth, own))
     return cameras
 
 
 def _likely(bag: Bag, truths: Sequence[str], recorded: Sequence[str]) -> list[str]:
     """The only image topic that is no label's, none where there are several."""
-    outputs = {beside(topic, name) for topic in recorded for name in ("confidence", "color", "overlay")}
+    names = ("labels", "confidence", "color", "overlay")
+    outputs = {beside(topic, name) + ending for topic in recorded for name in names for ending in ("", COMPRESSED)}
     left = [topic for topic in bag.image_topics if topic not in outputs.union(truths, recorded)]
     return left if len(left) == 1 else []
 

@@ -12,6 +12,7 @@ reason; 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -23,6 +24,7 @@ import torch
 from stmem_ros.bag.fleet.find import find_bags
 from stmem_ros.bag.fleet.run import Job, add_fleet_arguments, run_fleet
 from stmem_ros.bag.io.errors import BagError, why
+from stmem_ros.bag.io.reader import Bag
 from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from stmem_ros.command import require_writable
@@ -35,6 +37,7 @@ from training.bag.result import RESULT_TYPES, Evaluation, SequenceResult
 from training.bag.settings import EvaluationError, EvaluationSettings
 from training.bag.summary import document, print_summary, problems
 from training.data.dataset import DatasetError
+from training.data.label_info import LabelInfo, first_label_info
 
 INCOMPLETE = 3
 # Of all bags together, for each network; a bag has at least one of either kind.
@@ -125,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     write_report = _report_writer(options)
     bags = list(dict.fromkeys(bag for path in options.bags for bag in find_bags(path)))
-    settings = settings_of(options, len(bags))
+    settings = settings_of(options, bags)
     if settings.dataset is not None and not settings.has_truth:
         raise EvaluationError("--dataset says what a ground truth's values mean: give --truth-topic or --truth too")
     # What is wrong for every bag is said once, before the first.
@@ -161,9 +164,15 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if not failures and all(each.complete for each in evaluation.sequences) else INCOMPLETE
 
 
-def settings_of(options: argparse.Namespace, bags: int) -> EvaluationSettings:
-    """Raises EvaluationError."""
+def settings_of(options: argparse.Namespace, bags: Sequence[Path]) -> EvaluationSettings:
+    """Raises EvaluationError, DatasetError where a bag's class list is none."""
     checkpoints = options.checkpoint or ([] if options.labels_topic else [DEFAULT_CHECKPOINT])
+    classes, classes_from = None, "the network"
+    if not checkpoints and options.dataset is not None:
+        classes_from = f"data set {options.dataset}"
+    elif not checkpoints:
+        info = _recorded_classes(bags, (*options.labels_topic, *options.truth_topic))
+        classes, classes_from = (info.labels(), info.where) if info is not None else (None, "the package's model")
     return EvaluationSettings(
         image_topics=tuple(options.image_topic),
         truth_topics=tuple(options.truth_topic),
@@ -171,14 +180,27 @@ def settings_of(options: argparse.Namespace, bags: int) -> EvaluationSettings:
         dataset=options.dataset,
         checkpoints=tuple(checkpoints),
         labels_topics=tuple(options.labels_topic),
+        classes=classes,
+        classes_from=classes_from,
         window=options.window,
         short_side=options.short_side,
         device=options.device,
         max_gap=options.max_gap,
         tolerance=options.tolerance,
-        shots=max(SHOTS // bags, 1),
-        worst=max(WORST // bags, 1),
+        shots=max(SHOTS // len(bags), 1),
+        worst=max(WORST // len(bags), 1),
     )
+
+
+def _recorded_classes(bags: Sequence[Path], topics: Sequence[str]) -> LabelInfo | None:
+    """The class list beside the first of these topics of label images that has one, of the first such bag."""
+    for path in bags:
+        # What is wrong with a bag is said when it is evaluated.
+        with contextlib.suppress(BagError), Bag(path) as bag:
+            info = first_label_info(bag, (f"/{topic.strip('/')}" for topic in topics))
+            if info is not None:
+                return info
+    return None
 
 
 def merged(

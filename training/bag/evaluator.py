@@ -42,12 +42,14 @@ def _evaluator(settings: EvaluationSettings) -> Evaluator:
 
 
 def label_set(settings: EvaluationSettings) -> LabelSet:
-    """The classes that everything is measured in: the networks', or without one the data set's or the package's.
+    """The classes that everything is measured in: the networks', else the data set's, the bags' or the package's.
 
     Raises CheckpointError, DatasetError, and EvaluationError where two networks have different ones.
     """
     if not settings.checkpoints:
-        return read_info(DEFAULT_CHECKPOINT).labels if settings.dataset is None else load_spec(settings.dataset).labels
+        if settings.dataset is not None:
+            return load_spec(settings.dataset).labels
+        return settings.classes or read_info(DEFAULT_CHECKPOINT).labels
     found = [_labels_of(path) for path in settings.paths]
     for path, labels in zip(settings.paths, found, strict=True):
         if labels.names != found[0].names:
@@ -66,7 +68,7 @@ class Evaluator:
 
     def __init__(self, settings: EvaluationSettings) -> None:
         self.settings, self.labels = settings, label_set(settings)
-        where = str(settings.paths[0]) if settings.checkpoints else "the package's model"
+        where = str(settings.paths[0]) if settings.checkpoints else settings.classes_from
         self._truth = TruthReader(self.labels, settings.dataset, where)
         self._engines = [_engine(path, settings) for path in settings.paths]
 

@@ -27,7 +27,9 @@ def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
     facts |= {f"network {model}": f"{path.name}, SHA-256 {digest(path)}" for model, path in _networks(settings)}
     if settings.has_truth:
         facts["ground truth"] = ", ".join(settings.truth_topics) or str(settings.truth_folder)
-        facts["its values"] = "class ids of the network" if settings.dataset is None else f"data set {settings.dataset}"
+        facts["its values"] = (
+            f"class ids of {settings.classes_from}" if settings.dataset is None else f"data set {settings.dataset}"
+        )
     facts["device"] = f"{device} ({name})"
     versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, "NumPy": np.__version__}
     facts["versions"] = ", ".join(

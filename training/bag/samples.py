@@ -88,7 +88,7 @@ class Samples:
 
     def __init__(self, bag: Bag, settings: EvaluationSettings, labels: LabelSet, reader: TruthReader) -> None:
         self._bag, self._settings, self._reader = bag, settings, reader
-        self._ids = TruthReader(labels, None, "")
+        self._ids = TruthReader(labels, None, settings.classes_from)
         self.cameras = choose_cameras(bag, settings, labels)
         self._awaited = match(bag, self.cameras, settings)
 

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, find_checkpoint
+from stmem_ros.labels import LabelSet
 from stmem_ros.streaming import StreamConfig
 from training.measure.rows import distinct_name
 
@@ -28,6 +29,9 @@ class EvaluationSettings:
             the network's class ids
         checkpoints: files, folders of `training.export`, or names of the package's models
         labels_topics: labels that are in the bag, measured as one more network's: of each camera, or several of one
+        classes: what the bags say that their labels are, where neither a checkpoint nor a data set says it; None: the
+            classes of the package's model
+        classes_from: where the classes are from, for people
         window, short_side, device, max_gap: see StreamConfig
         tolerance: seconds that stamps may differ by which label images are matched with frames
         shots, worst: how many pictures of a sequence are kept for the report, evenly and of the worst
@@ -39,6 +43,8 @@ class EvaluationSettings:
     dataset: str | None = None
     checkpoints: tuple[Path, ...] = (DEFAULT_CHECKPOINT,)
     labels_topics: tuple[str, ...] = ()
+    classes: LabelSet | None = None
+    classes_from: str = "the network"
     window: str = "causal"
     short_side: int = 0
     device: str = "auto"

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.bag.io.reader import Bag, Message
 from stmem_ros.decode import decode_compressed, decode_image
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from training.data.dataset import DatasetError, DatasetSpec, load_spec, require_classes
 from training.data.label_images import LabelCoding, read_label_image
 from training.data.label_messages import ID_ENCODINGS, LabelReader
 
-LABEL_INFO = "vision_msgs/msg/LabelInfo"
 ENDINGS = (".png", ".bmp", ".webp")
 NAMES = "1700000000066666667.png (nanoseconds) or 1700000000.066666667.png (seconds, then nine digits of nanoseconds)"
 
@@ -29,7 +27,7 @@ class TruthReader:
     """
 
     def __init__(self, labels: LabelSet, dataset: str | None, where: str) -> None:
-        self._own = dataset is None
+        self._own, self._where = dataset is None, where
         if dataset is None:
             ids = {label: label for label in (*range(len(labels)), IGNORE_INDEX)}
             self._spec = DatasetSpec("the network's", labels, LabelCoding(ids), "", "", re.compile(""))
@@ -58,7 +56,7 @@ class TruthReader:
             return error
         count = len(self._spec.labels)
         return DatasetError(
-            f"{str(error).partition(':')[0]} (of the network's {count} classes, 0 to {count - 1}, and "
+            f"{str(error).rpartition(': ')[0]} (of the {count} classes of {self._where}, 0 to {count - 1}, and "
             f"{IGNORE_INDEX} for void); say with --dataset what its values mean"
         )
 
@@ -102,26 +100,3 @@ def files_by_stamp(folder: Path, bag: str) -> dict[int, Path]:
             raise DatasetError(f"{found[stamp]} and {path} have the same stamp: remove one")
         found[stamp] = path
     return found
-
-
-def beside(topic: str, name: str) -> str:
-    """`/segmentation/confidence` of `/segmentation/labels`."""
-    return f"{topic.rpartition('/')[0]}/{name}"
-
-
-def require_same_classes(bag: Bag, topic: str, labels: LabelSet) -> None:
-    """Raises DatasetError where the class list beside a topic of labels, if there is one, is another than `labels`."""
-    info = bag.topics.get(beside(topic, "label_info"))
-    if info is None or info.type != LABEL_INFO or not info.count:
-        return
-    message: Message = next(bag.messages([info.name]))
-    names = {entry.class_id: entry.class_name for entry in bag.decode(message).class_map}
-    for label, ours in enumerate(labels.names):
-        theirs = repr(names[label]) if label in names else "missing"
-        if theirs != repr(ours):
-            raise DatasetError(f"{bag.path}: class {label} is {theirs} on {info.name} but {ours!r} in the network")
-    if len(names) > len(labels):
-        raise DatasetError(
-            f"{bag.path}: {info.name} lists {len(names)} classes, the network has {len(labels)}: "
-            "they must have the same in the same order"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from typing import Any
 
 import cv2
@@ -13,16 +12,20 @@ from stmem_ros.decode import decode_compressed, decode_image
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from training.data.dataset import DatasetError, DatasetSpec
 from training.data.label_images import LabelCoding, to_rgb
+from training.data.label_info import LabelInfo, named
 
 ID_ENCODINGS = ("mono8", "8UC1")
 COLOR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4")
 
 
 class LabelReader:
-    """Label messages to class ids: those of a data set, or the ids as they come where there is none."""
+    """Label messages to class ids: those of a data set, or the ids as they come where there is none.
 
-    def __init__(self, spec: DatasetSpec | None) -> None:
-        self._spec = spec
+    `info` is the class list that the bag has; a data set stands before it.
+    """
+
+    def __init__(self, spec: DatasetSpec | None, info: LabelInfo | None = None) -> None:
+        self._spec, self._info = spec, info if spec is None else None
         self._largest = -1
 
     def read(self, message: Any, where: str) -> NDArray[np.uint8]:
@@ -33,17 +36,22 @@ class LabelReader:
         if raw.ndim == 3:
             raise DatasetError(f"{where} has colours: say with --dataset which classes they are")
         self._largest = max([self._largest, *(int(label) for label in np.unique(raw) if label != IGNORE_INDEX)])
+        if self._info is not None and self._largest > max(self._info.names):
+            raise DatasetError(
+                f"{where} has label id {self._largest}, and {self._info.where} lists classes up to "
+                f"{max(self._info.names)}: say with --dataset which classes they are"
+            )
         return raw
 
     def labels(self) -> LabelSet:
-        """The data set's classes, or a class for every id up to the largest read. Raises DatasetError for none."""
+        """The data set's classes, the bag's, or a class for every id up to the largest read. Raises DatasetError."""
         if self._spec is not None:
             return self._spec.labels
+        if self._info is not None:
+            return self._info.labels()
         if self._largest < 0:
             raise DatasetError(f"the label images hold nothing but {IGNORE_INDEX}, which is void")
-        hues = (0.618 * label % 1 for label in range(self._largest + 1))
-        colors = [tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.7, 0.9)) for hue in hues]
-        return LabelSet(tuple(f"class_{label}" for label in range(len(colors))), tuple(colors))
+        return named([f"class_{label}" for label in range(self._largest + 1)])
 
 
 def _raw_labels(message: Any, where: str) -> NDArray[np.uint8]:
