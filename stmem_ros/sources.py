@@ -23,10 +23,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.decode import ImageError, decode_compressed, decode_encoded, decode_image
+from stmem_ros.decode import ImageError, decode_encoded, decode_message
 
 DEFAULT_RATE = 15.0
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+# Endings are matched without case.
+JPEG_SUFFIXES = (".jpeg", ".jpg")
+# What may hold labels: files that keep every value.
+LABEL_SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = tuple(sorted((*JPEG_SUFFIXES, *LABEL_SUFFIXES)))
 BAG_SUFFIXES = (".bag", ".db3", ".mcap", ".zstd")
 
 _FRAMES_FOR_RATE = 30
@@ -204,7 +208,7 @@ class BagSource(FrameSource):
     def _frames(self) -> Generator[Frame, None, None]:
         for index, (message, stamp_ns) in enumerate(self.messages()):
             try:
-                image = decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
+                image = decode_message(message)
             except ImageError as error:
                 _logger.warning("%s: message %d on %s skipped: %s", self.name, index, self.topic, error)
                 continue

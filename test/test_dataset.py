@@ -133,7 +133,7 @@ class TestSpec:
             ('frames: "{split}"', "", "'frames' is missing"),
             ("frames:", "images:", "key 'images' is unknown; the known ones are classes, void_ids"),
             ("name: disc", "title: disc", "key 'title' is unknown; the known ones are name, color, label_colors"),
-            ("void_ids: [9]", "void_ids: [300]", "a label id is 300"),
+            ("void_ids: [9]", "void_ids: [70000]", "a label id is 70000"),
             ("void_ids: [9]", "void_ids: [nine]", "a label id is 'nine'"),
             ("void_ids: [9]", "void_ids: [2]", "label id 2 is both 'box' and void"),
             ("void_ids: [9]", "void_colors: [[0, 0, 0]]", "void_colors means nothing without"),
@@ -469,7 +469,9 @@ class TestFullCamVid:
 
     def test_ids_are_no_colours(self, root: Path) -> None:
         path = write_image(root / "labels.png", np.full((6, 8), 128, np.uint8))
-        assert "three or four 8-bit channels" in refusal(lambda: read_labels(path, load_spec("camvid_full")))
+        assert "has no 8-bit colours, and the data set's labels are colours" in refusal(
+            lambda: read_labels(path, load_spec("camvid_full"))
+        )
 
 
 class TestCityscapes:
@@ -627,11 +629,49 @@ class TestReading:
         cv2.imwrite(str(path), np.array([[0, 200], [77, 2]], np.uint8))
         assert f"{path} has label id 77, 200, neither a class nor void" in refusal(lambda: read_labels(path, spec))
 
-    @pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16)])
-    def test_labels_are_one_8_bit_channel(self, spec: DatasetSpec, tmp_path: Path, pixels: np.ndarray) -> None:
+    def test_colours_are_no_ids(self, spec: DatasetSpec, tmp_path: Path) -> None:
         path = tmp_path / "labels.png"
-        cv2.imwrite(str(path), pixels)
-        assert "one 8-bit channel" in refusal(lambda: read_labels(path, spec))
+        cv2.imwrite(str(path), np.full((4, 4, 3), (0, 1, 2), np.uint8))
+        assert "has colours, and the data set's labels are ids: give its YAML file label_colors" in refusal(
+            lambda: read_labels(path, spec)
+        )
+
+    @pytest.mark.parametrize(
+        ("values", "advice"),
+        [
+            (
+                [0, 255],
+                "it is a mask of 0 and 255; say which classes these are with label_ids: [0] and label_ids: [255]",
+            ),
+            ([0, 26_001], "is it an image of instances or of depth? Give label images of classes, or list these ids"),
+            ([0, 77], "correct it, or list them as label_ids of a class or as void_ids in the data set's YAML file"),
+        ],
+    )
+    def test_what_to_do_about_ids_without_a_class(
+        self, spec: DatasetSpec, tmp_path: Path, values: list[int], advice: str
+    ) -> None:
+        path = tmp_path / "labels.png"
+        cv2.imwrite(str(path), np.array([values, values], np.uint16 if max(values) > 255 else np.uint8))
+        message = refusal(lambda: read_labels(path, spec))
+        assert f"{path} has label id {values[1]}, neither a class nor void: {advice}" in message
+
+    def test_a_mask_of_0_and_255_is_read_as_that_advice_says(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        text = (
+            (tmp_path / "shapes.yaml")
+            .read_text()
+            .replace("40, 40]}", "40, 40], label_ids: [255]}")
+            .replace("90, 90]}", "90, 90], label_ids: [0]}")
+        )
+        (tmp_path / "masks.yaml").write_text(text.replace("  - {name: box, color: [40, 60, 200]}\n", ""))
+        path = tmp_path / "labels.png"
+        cv2.imwrite(str(path), np.array([[0, 255]], np.uint8))
+        assert read_labels(path, load_spec(tmp_path / "masks.yaml")).tolist() == [[0, 1]]
+
+    def test_ids_of_16_bits_have_classes_too(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        path = tmp_path / "labels.png"
+        cv2.imwrite(str(path), np.array([[0, 2, 65535]], np.uint16))
+        coding = dataclasses.replace(spec.coding, classes=spec.coding.classes | {65535: IGNORE_INDEX})
+        assert read_labels(path, dataclasses.replace(spec, coding=coding)).tolist() == [[0, 2, IGNORE_INDEX]]
 
     def test_image_and_labels_of_different_sizes(self, spec: DatasetSpec, tmp_path: Path) -> None:
         frame = list_frames(spec, tmp_path, "train")[0]

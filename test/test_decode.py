@@ -21,7 +21,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from sensor_msgs.msg import CompressedImage, Image
 
 from stmem_ros import bridge
-from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.decode import ImageError, decode_compressed, decode_image, decode_message
+from stmem_ros.used_bits import UsedBits
 
 HEIGHT, WIDTH = 24, 32
 # Smooth, so that chroma subsampling and Bayer mosaics keep it nearly whole.
@@ -130,6 +131,104 @@ def test_the_byte_order_is_honoured(encoding: str) -> None:
 def test_rgb8_is_not_copied() -> None:
     original = message("rgb8", RGB)
     assert np.shares_memory(decode_image(original), np.frombuffer(original.data, np.uint8))
+
+
+PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
+
+
+def compressed(pixels: np.ndarray, ending: str, format_: str) -> CompressedImage:
+    data = array.array("B", cv2.imencode(ending, pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes())
+    return CompressedImage(format=format_, data=data)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(
+    ("ending", "format_"),
+    [
+        (".png", "bayer_{}8; png compressed "),
+        (".png", "bayer_{}8;png compressed"),
+        (".png", "bayer_{0}8; png compressed bayer_{0}8"),
+        (".jpg", "bayer_{}8; jpeg compressed "),
+        (".png", "bayer_{}16; png compressed "),
+    ],
+)
+def test_a_compressed_mosaic_has_the_colours_of_the_raw_one(pattern: str, ending: str, format_: str) -> None:
+    mosaic = bayer(pattern).astype(np.uint16) * 257 if "16" in format_ else bayer(pattern)
+    decoded = decode_message(compressed(mosaic, ending, format_.format(pattern))).astype(int)
+    whole = decode_message(message(f"bayer_{pattern}8", bayer(pattern)))
+    assert np.abs(decoded - whole).max() <= (24 if ending == ".jpg" else 0)
+    assert np.abs(decoded - RGB)[2:-2, 2:-2].mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("pixels", "format_"),
+    [
+        (GRAY, "bayer_rggb8; jpeg compressed mono8"),
+        (GRAY, "bayer_rggb8; png compressed mono8"),
+        (GRAY, "mono8; png compressed "),
+        (GRAY, "png"),
+        (np.dstack([GRAY] * 3), "bayer_rggb8; png compressed bgr8"),
+        (np.dstack([GRAY] * 3), "bayer_rggb8; png compressed "),
+    ],
+)
+def test_what_is_no_mosaic_any_more_stays_as_it_is(pixels: np.ndarray, format_: str) -> None:
+    decoded = decode_message(compressed(pixels, ".png", format_))
+    np.testing.assert_array_equal(decoded, np.repeat(GRAY[..., None], 3, -1))
+
+
+def test_an_unknown_pattern_is_no_grey_picture() -> None:
+    with pytest.raises(ImageError, match="no Bayer pattern that is read: bayer_rggb, bayer_bggr") as caught:
+        decode_message(compressed(GRAY, ".png", "bayer_xtrans8; png compressed "))
+    assert caught.value.kind == "encoding"
+
+
+DEEP = {
+    "mono16": lambda pixels: message("mono16", pixels),
+    "mono16, big-endian": lambda pixels: message("mono16", pixels.byteswap(), bigendian=1),
+    "bayer_rggb16": lambda pixels: message("bayer_rggb16", pixels),
+    "rgb16": lambda pixels: message("rgb16", np.dstack([pixels] * 3)),
+    "png": lambda pixels: compressed(pixels, ".png", "mono16; png compressed "),
+    "bayer png": lambda pixels: compressed(pixels, ".png", "bayer_rggb16; png compressed "),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("kind", DEEP)
+def test_the_used_bits_of_16_are_the_picture(kind: str, bits: int) -> None:
+    deep = (np.full((HEIGHT, WIDTH), 0.5) * (1 << bits)).astype(np.uint16)
+    deep[0] = (1 << bits) - 1
+    lines: list[str] = []
+    unset = UsedBits(0, lines.append, "images on /camera", "parameter used_bits")
+    dark = decode_message(DEEP[kind](deep), unset)
+    assert dark.max() <= 255 >> 16 - bits
+    assert lines == [
+        f"images on /camera have 16 bits, but no pixel above {(1 << bits) - 1} of 65535, and are dark to the network: "
+        f"if the camera uses {bits} bits, set parameter used_bits to {bits}; if they are all used, to 16"
+    ]
+    decode_message(DEEP[kind](deep), unset)
+    assert len(lines) == 1
+    unset.bits = bits
+    decoded = decode_message(DEEP[kind](deep), unset)
+    assert (decoded[4:] == 128).all()
+    assert len(lines) == 1
+
+
+def test_brighter_than_the_used_bits_is_white_and_said() -> None:
+    lines: list[str] = []
+    decoded = decode_message(message("mono16", GRAY.astype(np.uint16) * 16), UsedBits(10, lines.append))
+    np.testing.assert_array_equal(decoded[..., 0], np.minimum(GRAY.astype(int) * 4, 255))
+    assert len(lines) == 1 and "and 10 bits end at 1023, so what is brighter is white" in lines[0]
+    assert "set used_bits to 12" in lines[0]
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((24, 32), np.uint16), np.full((24, 32), 20_000, np.uint16)])
+@pytest.mark.parametrize("bits", [0, 16])
+def test_full_bits_and_black_images_are_not_doubted(pixels: np.ndarray, bits: int) -> None:
+    lines: list[str] = []
+    np.testing.assert_array_equal(
+        decode_message(message("mono16", pixels), UsedBits(bits, lines.append))[..., 0], pixels >> 8
+    )
+    assert not lines
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -266,6 +268,52 @@ class TestChoice:
         assert pair([0, 100], [11], 10) == {}
 
 
+KINDS = {
+    "mono16": lambda ids: raw(ids.astype(np.uint16), "mono16"),
+    "mono16, big-endian": lambda ids: raw(ids.astype(">u2"), "mono16") | {"is_bigendian": 1},
+    "three channels": lambda ids: raw(np.dstack([ids] * 3), "rgb8"),
+    "png of 16 bits": lambda ids: png(ids.astype(np.uint16)),
+    "png of 4 bits": lambda ids: pillow_png(PillowImage.fromarray(ids, "P"), [0, 17, 0] * 16, bits=4),
+    "palette": lambda ids: pillow_png(PillowImage.fromarray(ids, "P"), [0, 0, 0, 128, 0, 0, 128, 0, 0] * 4),
+}
+
+
+def pillow_png(image: PillowImage.Image, palette: list[int], **options: int) -> dict[str, Any]:
+    image.putpalette(palette)
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return {"format": "mono8; png compressed ", "data": np.frombuffer(file.getvalue(), np.uint8)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_read_in_whatever_way_they_are_recorded(
+    extract: Callable[..., str], shapes: Path, tmp_path: Path, kind: str
+) -> None:
+    messages: list[Message] = []
+    for number in range(2):
+        stamp = START_NS + number * STEP_NS
+        messages += [("/camera", stamp, raw(picture(number), "rgb8")), ("/labels", stamp, KINDS[kind](truth(number)))]
+    extract(0, write_bag(tmp_path / "drive", messages), "--dataset", str(shapes))
+    spec = load_spec(tmp_path / "out" / "out.yaml")
+    for number, frame in enumerate(list_frames(spec, tmp_path / "out", "train")):
+        expected = np.where(truth(number) == 9, IGNORE_INDEX, truth(number))
+        np.testing.assert_array_equal(read_frame(frame, spec)[1], expected)
+
+
+def test_255_is_the_class_that_the_data_set_says(extract: Callable[..., str], tmp_path: Path) -> None:
+    text = SHAPES.replace("40, 40]}", "40, 40], label_ids: [255]}").replace("90, 90]}", "90, 90], label_ids: [0]}")
+    (tmp_path / "masks.yaml").write_text(text.replace("  - {name: box, color: [40, 60, 200]}\n", ""))
+    mask = np.where(truth(3) == 1, 255, 0).astype(np.uint8)
+    messages: list[Message] = [
+        ("/camera", START_NS, raw(picture(3), "rgb8")),
+        ("/labels", START_NS, raw(mask, "mono8")),
+    ]
+    extract(0, write_bag(tmp_path / "drive", messages), "--dataset", str(tmp_path / "masks.yaml"))
+    spec = load_spec(tmp_path / "out" / "out.yaml")
+    (frame,) = list_frames(spec, tmp_path / "out", "train")
+    np.testing.assert_array_equal(read_frame(frame, spec)[1], mask // 255)
+
+
 class TestRefusals:
     def test_a_topic_that_is_missing(self, extract: Callable[..., str], tmp_path: Path) -> None:
         messages = [(topic.replace("labels", "masks"), stamp, fields) for topic, stamp, fields in drive()]
@@ -283,9 +331,12 @@ class TestRefusals:
         ("fields", "reason"),
         [
             (raw(truth(0)[:-2], "mono8"), "message 0 on /labels is 48x30, its image 48x32"),
-            (raw(truth(0).astype(np.uint16), "mono16"), "message 0 on /labels has encoding 'mono16'"),
+            (raw(truth(0).astype(np.float32), "32FC1"), "message 0 on /labels has encoding '32FC1'"),
             (png(picture(0), ".jpg"), "message 0 on /labels is a JPEG"),
-            (png(truth(0).astype(np.uint16)), "message 0 on /labels has values of type uint16"),
+            (
+                png(truth(0).astype(np.uint16) + 26_000),
+                "message 0 on /labels has label id 26000, 26001, 26002, 26009, neither",
+            ),
             (raw(np.full((HEIGHT, WIDTH), 5, np.uint8), "mono8"), "message 0 on /labels has label id 5, neither"),
             (raw(picture(0), "rgb8"), "message 0 on /labels has colour"),
             ({**raw(truth(0), "mono8"), "step": 1}, "no frame could be read together with its labels; the first"),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stmem_ros.command import exit_status
-from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.encode import write_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
@@ -194,7 +194,7 @@ def _where(source: BagSource, index: int) -> str:
 
 
 def _rgb(message: Any, where: str) -> NDArray[np.uint8]:
-    return decode_image(message) if hasattr(message, "encoding") else decode_compressed(message)
+    return decode_message(message)
 
 
 def _word(text: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stmem_ros.bag.io.reader import Bag, BagError, Message
 from stmem_ros.bag.messages import Stamp
-from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.decode import ImageError, decode_message
 
 # What lies between two frames goes on in pieces: messages, and bytes.
 MOST_MESSAGES = 256
@@ -80,7 +80,7 @@ def _decoded(bag: Bag, message: Message, wanted: Container[int] | None) -> BagFr
         stamp = content.header.stamp
         if stamp.nanosec >= 1_000_000_000:
             raise ImageError("stamp", f"the stamp has {stamp.nanosec} nanoseconds; a second has 10^9")
-        image = decode_image(content) if hasattr(content, "encoding") else decode_compressed(content)
+        image = decode_message(content)
     except BagError as error:
         return dataclasses.replace(frame, problem=ImageError("message", str(error)))
     except ImageError as error:

@@ -22,14 +22,14 @@ from stmem_ros.bag.io.errors import BagError, why
 from stmem_ros.bag.io.reader import COMPRESSED_IMAGE, IMAGE
 from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.bag.messages import CAMERA_INFO, MessageMaker, Stamp
-from stmem_ros.decode import ImageError, decode_encoded
+from stmem_ros.decode import ImageError, check_compressed, decode_encoded
 from stmem_ros.encode import EncodeError, encode_image
+from stmem_ros.image_header import Header
+from stmem_ros.label_image import LabelFormatError, decode_label_file
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.sources import DEFAULT_RATE, IMAGE_SUFFIXES, SourceError, image_files
 
 JPEG_QUALITY = 95
-# A file of this kind is handed on as it is.
-OWN_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}
 TOPIC = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 # A stamp of 0 means none, and its seconds have 32 bits.
 STARTS = (1e-9, 2**31 - 1)
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="the bag to make, a folder that is not there")
     parser.add_argument("--frames", type=Path, required=True, metavar="FOLDER", help="the images")
     parser.add_argument(
-        "--labels", type=Path, metavar="FOLDER", help="8-bit label images of class ids, named as the images they are of"
+        "--labels", type=Path, metavar="FOLDER", help="label images of class ids, named as the images they are of"
     )
     parser.add_argument(
         "--void-ids",
@@ -103,6 +103,11 @@ def run(options: argparse.Namespace) -> None:
         shutil.rmtree(bag.partial, ignore_errors=True)
         raise
     truths = f", {len(labels) * options.repeat} label images on {truth_topic}" if options.labels else ""
+    if maker.label_ids == {0, IGNORE_INDEX} and IGNORE_INDEX not in options.void_ids:
+        print(
+            f"the label images hold 0 and {IGNORE_INDEX} alone, and evaluate takes {IGNORE_INDEX} for void: if it is a "
+            f"class, give evaluate a data set (--dataset) whose YAML file has label_ids: [{IGNORE_INDEX}] for it"
+        )
     print(f"wrote {options.out}: {total} images on {image_topic}{truths}, {total / options.rate:.1f} s")
 
 
@@ -113,8 +118,10 @@ class FrameMessages(MessageMaker):
         super().__init__(typestore)
         self._kind, self._frame_id = options.compressed, options.frame_id
         self._degrees = options.field_of_view
-        self._table = np.arange(256, dtype=np.uint8)
+        self._table = np.arange(1 << 16, dtype=np.uint16)
         self._table[list(options.void_ids)] = IGNORE_INDEX
+        # Of all label images so far.
+        self.label_ids: set[int] = set()
 
     def frame(self, path: Path, stamp: Stamp) -> tuple[tuple[int, int], memoryview]:
         """Height and width of an image, and its Image or CompressedImage. Raises BagError."""
@@ -126,19 +133,28 @@ class FrameMessages(MessageMaker):
         size = (image.shape[0], image.shape[1])
         if self._kind == "none":
             return size, self.image(image, "rgb8", stamp, self._frame_id)
-        if path.suffix.lower() not in OWN_SUFFIXES[self._kind]:
+        header = _header_as_it_is(data, self._kind)
+        if header is None:
             settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if self._kind == "jpeg" else []
             try:
                 data = encode_image(image, f".{self._kind}", settings)
             except EncodeError as error:
                 raise BagError(f"{path} cannot go into the bag: {why(error)}") from error
         # As image_transport writes it.
-        name = f"rgb8; {self._kind} compressed bgr8"
+        gray = header is not None and header.channels == 1
+        name = f"mono8; {self._kind} compressed " if gray else f"rgb8; {self._kind} compressed bgr8"
         return size, self._serialize(COMPRESSED_IMAGE, stamp, self._frame_id, format=name, data=data)
 
     def truth(self, path: Path, size: tuple[int, int], stamp: Stamp) -> memoryview:
         """A label image of `size` as a `mono8` Image. Raises BagError."""
-        return self.image(self._table[_read_labels(path, size)], "mono8", stamp, self._frame_id)
+        labels = self._table[_read_labels(path, size)]
+        if (largest := int(labels.max())) > 255:
+            raise BagError(
+                f"{path} has label id {largest}, and a bag's label images hold 0 to 255: name it among --void-ids, or "
+                "give label images of fewer classes"
+            )
+        self.label_ids.update(np.flatnonzero(np.bincount(labels.ravel())).tolist())
+        return self.image(labels.astype(np.uint8), "mono8", stamp, self._frame_id)
 
     def pinhole(self, size: tuple[int, int], stamp: Stamp) -> memoryview:
         """The CameraInfo of a camera without distortion, its centre the image's and its pixels square."""
@@ -169,8 +185,8 @@ def _ids(text: str) -> tuple[int, ...]:
         ids = tuple(int(each) for each in text.split(","))
     except ValueError:
         ids = (-1,)
-    if not all(0 <= each <= 255 for each in ids):
-        raise argparse.ArgumentTypeError(f"{text!r} must be label ids 0 to 255 with commas between, such as 11,12")
+    if not all(0 <= each <= 65535 for each in ids):
+        raise argparse.ArgumentTypeError(f"{text!r} must be label ids 0 to 65535 with commas between, such as 11,12")
     return ids
 
 
@@ -225,25 +241,33 @@ def _pair(frames: list[Path], labels: list[Path], options: argparse.Namespace) -
     return pairs
 
 
-def _read_labels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The `(H, W)` ids of a label image. Raises BagError."""
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        raise BagError(f"{path} is a JPEG, which alters labels: give them as PNG")
+def _header_as_it_is(data: NDArray[np.uint8], kind: str) -> Header | None:
+    """The header of a file that can be handed on: in a bag it must be the same picture. None if it is another there.
+
+    A bag's images are not turned, may be too large to be read, and have 8 bits in one or three channels.
+    """
     try:
-        data = np.fromfile(path, np.uint8)
+        header = check_compressed(data.tobytes(), "it")
+    except ImageError:
+        return None
+    same = header.kind == kind and header.orientation == 1 and header.bits <= 8 and header.channels in (1, 3)
+    return header if same else None
+
+
+def _read_labels(path: Path, size: tuple[int, int]) -> NDArray[Any]:
+    """The `(H, W)` ids of a label image, uint8 or uint16. Raises BagError."""
+    try:
+        labels = decode_label_file(np.fromfile(path, np.uint8)).ids()
     except OSError as error:
         raise BagError(f"{path} cannot be read: {why(error)}") from error
-    labels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except LabelFormatError as error:
+        raise BagError(f"{path} {error}") from error
     if labels is None:
-        raise BagError(f"{path} is damaged or no image")
-    if labels.ndim != 2:
         raise BagError(
             f"{path} has colours, and a bag's ground truth is class ids: leave --labels out, and give the folder and "
             "the data set that says what the colours mean to evaluate (its --dataset)"
         )
-    if labels.dtype != np.uint8:
-        raise BagError(f"{path} has values of type {labels.dtype}; label images have 8 bits")
     if labels.shape != size:
         found = f"{labels.shape[1]}x{labels.shape[0]}"
         raise BagError(f"{path} has {found} pixels and its image {size[1]}x{size[0]}: they must be the same")
-    return np.asarray(labels, np.uint8)
+    return labels

@@ -12,10 +12,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import Clock
-from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.files import kind_and_line
 from stmem_ros.node.mailbox import Letter, Mailbox
 from stmem_ros.node.messages import stamp_from_ns
@@ -113,7 +112,7 @@ class Worker:
             engine.reset()
             stream.statistics.reset(ASKED_FOR)
         taken = time.perf_counter()
-        image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
+        image = decode_message(message)
         stream.size = (image.shape[0], image.shape[1])
         decoded = time.perf_counter()
         if engine.state.newest is not None and letter.origin != stream.origin:

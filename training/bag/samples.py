@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.bag.io.reader import Bag, BagError, Message
-from stmem_ros.decode import ImageError, decode_compressed, decode_image
+from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.labels import LabelSet
 from training.bag.cameras import Camera, Key, all_topics, choose_cameras, match
 from training.bag.settings import EvaluationSettings
@@ -167,5 +167,5 @@ class Samples:
 
 
 def _image(content: Any, _: str) -> tuple[NDArray[np.uint8], str]:
-    image = decode_image(content) if hasattr(content, "encoding") else decode_compressed(content)
+    image = decode_message(content)
     return image, content.header.frame_id

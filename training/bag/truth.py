@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.decode import decode_compressed, decode_image
+from stmem_ros.decode import decode_message
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from stmem_ros.sources import JPEG_SUFFIXES, LABEL_SUFFIXES
 from training.data.dataset import DatasetError, DatasetSpec, load_spec, require_classes
-from training.data.label_images import LabelCoding, read_label_image
-from training.data.label_messages import ID_ENCODINGS, LabelReader
+from training.data.label_images import LabelCoding, UnknownLabels, read_label_image
+from training.data.label_messages import LabelReader
 
-ENDINGS = (".png", ".bmp", ".webp")
+CONFIDENCE_ENCODINGS = ("mono8", "8UC1")
 NAMES = "1700000000066666667.png (nanoseconds) or 1700000000.066666667.png (seconds, then nine digits of nanoseconds)"
 
 Labels = NDArray[np.uint8]
@@ -52,12 +53,12 @@ class TruthReader:
             raise self._explained(error) from error
 
     def _explained(self, error: DatasetError) -> DatasetError:
-        if not self._own or "class" not in str(error):
+        if not self._own or not isinstance(error, UnknownLabels):
             return error
         count = len(self._spec.labels)
         return DatasetError(
-            f"{str(error).rpartition(': ')[0]} (of the {count} classes of {self._where}, 0 to {count - 1}, and "
-            f"{IGNORE_INDEX} for void); say with --dataset what its values mean"
+            f"{error.found} (of the {count} classes of {self._where}, 0 to {count - 1}, and {IGNORE_INDEX} for void); "
+            "say with --dataset what its values mean"
         )
 
 
@@ -72,11 +73,10 @@ def prediction(reader: TruthReader, content: object, where: str) -> Labels:
 def probability(content: object, where: str) -> Labels:
     """`(H, W)` 0..255 of a confidence image. Raises ImageError where it is damaged, DatasetError for another kind."""
     encoding = getattr(content, "encoding", None)
-    if encoding is None:
-        return decode_compressed(content)[..., 0]
-    if encoding not in ID_ENCODINGS:
-        raise DatasetError(f"{where} has encoding {encoding!r}; a confidence image has {' or '.join(ID_ENCODINGS)}")
-    return decode_image(content)[..., 0]
+    if encoding is not None and encoding not in CONFIDENCE_ENCODINGS:
+        known = " or ".join(CONFIDENCE_ENCODINGS)
+        raise DatasetError(f"{where} has encoding {encoding!r}; a confidence image has {known}")
+    return decode_message(content)[..., 0]
 
 
 def files_by_stamp(folder: Path, bag: str) -> dict[int, Path]:
@@ -85,13 +85,16 @@ def files_by_stamp(folder: Path, bag: str) -> dict[int, Path]:
     """
     folder = next((own for own in (folder / bag, folder / Path(bag).stem) if own.is_dir()), folder)
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+        files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
         raise DatasetError(f"{folder} cannot be read: {error.strerror}") from error
-    if not files:
-        raise DatasetError(f"--truth {folder} holds no label image ({', '.join(ENDINGS)})")
+    labels = [path for path in files if path.suffix.lower() in LABEL_SUFFIXES]
+    if not labels:
+        jpegs = [path.name for path in files if path.suffix.lower() in JPEG_SUFFIXES]
+        hint = f"; {jpegs[0]} is a JPEG, which alters labels" if jpegs else ""
+        raise DatasetError(f"--truth {folder} holds no label image ({', '.join(LABEL_SUFFIXES)}){hint}")
     found: dict[int, Path] = {}
-    for path in files:
+    for path in labels:
         name = re.fullmatch(r"(\d+)|(\d+)\.(\d{9})", path.stem, re.ASCII)
         if name is None:
             raise DatasetError(f"{path} is not named by its stamp: it must be called like {NAMES}")

@@ -195,8 +195,8 @@ def _coding(document: dict[str, Any], labels: LabelSet) -> LabelCoding:
 
 
 def _id(number: Any) -> int:
-    if not isinstance(number, int) or not 0 <= number <= 255:
-        raise ValueError(f"a label id is {number!r}; it must be a whole number 0..255")
+    if not isinstance(number, int) or not 0 <= number <= 65535:
+        raise ValueError(f"a label id is {number!r}; it must be a whole number 0..65535")
     return number
 
 
