@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -28,6 +29,9 @@ def exit_status(
     the KeyboardInterrupt's own words and `stopped` say what the stop means. Other exceptions pass: they are defects.
     """
     caught: tuple[type[Exception], ...] = (*errors, OSError)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be UTF-8, and no line that names one may end a command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except KeyboardInterrupt as error:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
@@ -27,6 +26,7 @@ from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming import DeviceError, resolve_device
+from training.console import plain_console
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
@@ -115,7 +115,7 @@ def print_table(memory: Memory) -> None:
             low, high = memory.key_confidence[rows[label]], memory.value_confidence[rows[label]]
             kept = (f"{low[0]:.4f} to {low[-1]:.4f}", f"{high[-1]:.6f} to {high[0]:.6f}")
         table.add_row(name, f"{count:,}", *kept)
-    Console().print(table)
+    plain_console().print(table)
 
 
 def provenance(

@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import torch
-from rich.console import Console
 
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.measure import Budget, Spread, interleave
@@ -24,6 +23,7 @@ from stmem_ros.command import exit_status, require_writable
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
+from training.console import plain_console
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetSpec,
@@ -215,7 +215,7 @@ def run(options: argparse.Namespace) -> None:
             f"\nlatency: {options.rounds} rounds, {machine['dtype']} on {machine['device_name']} "
             f"({machine['device']}), {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
         )
-    Console().print(points_table(points, title))
+    plain_console().print(points_table(points, title))
     if options.json is not None:
         about = {"dataset": spec.name, "split": options.split, "frames": len(frames), "window": options.window}
         lines = [point.to_dict() | {"front": best} for point, best in zip(points, on_front(points), strict=True)]

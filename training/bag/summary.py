@@ -6,17 +6,16 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from training.bag.bootstrap import LEAST_UNITS
 from training.bag.result import FIGURE_NAMES, Comparison, Evaluation, SequenceResult, Sums, added
+from training.console import plain_console
 
 
 def print_summary(evaluation: Evaluation) -> None:
     """Tables of what there is to show, a column a network."""
-    console = Console()
+    console = plain_console()
     tables = [summary_table(evaluation), class_table(evaluation), bag_table(evaluation), comparison_table(evaluation)]
     for table in tables:
         if table is not None:
@@ -27,7 +26,7 @@ def summary_table(evaluation: Evaluation) -> Table:
     """The pooled figures, and latency."""
     pooled = _pooled(evaluation)
     frames = {model: len(_latencies(evaluation.of(model))[0]) for model in evaluation.models}
-    table = _table("All bags" if _bags(evaluation) > 1 else "All frames", "", *map(escape, evaluation.models))
+    table = _table("All bags" if _bags(evaluation) > 1 else "All frames", "", *evaluation.models)
     table.add_row("frames", *(str(frames[model]) for model in evaluation.models))
     figures = {model: sums.figures() for model, sums in pooled.items()}
     for name, title in FIGURE_NAMES.items():
@@ -49,10 +48,10 @@ def class_table(evaluation: Evaluation) -> Table | None:
     if not known:
         return None
     pixels = _pooled(evaluation)[known[0]].confusion.sum(1)
-    table = _table("IoU, %", "class", "pixels, %", *map(escape, known))
+    table = _table("IoU, %", "class", "pixels, %", *known)
     for label, name in enumerate(evaluation.labels.names):
         ious = (accuracies[model].per_class_iou[label] for model in known)  # type: ignore[union-attr]
-        table.add_row(escape(name), f"{100 * pixels[label] / pixels.sum():.2f}", *map(_number, ious))
+        table.add_row(name, f"{100 * pixels[label] / pixels.sum():.2f}", *map(_number, ious))
     return table
 
 
@@ -64,11 +63,11 @@ def bag_table(evaluation: Evaluation) -> Table | None:
     if len(sequences) < 2:
         return None
     name = "miou" if evaluation.has_truth else "flow_consistency"
-    table = _table(f"{FIGURE_NAMES[name]} by bag, %", "bag", "topic", *map(escape, evaluation.models))
+    table = _table(f"{FIGURE_NAMES[name]} by bag, %", "bag", "topic", *evaluation.models)
     table.columns[1].justify = "left"
     for (bag, topic), own in sequences.items():
         values = (own[model].sums.figures()[name] if model in own else None for model in evaluation.models)
-        table.add_row(escape(bag), escape(topic), *map(_number, values))
+        table.add_row(bag, topic, *map(_number, values))
     return table
 
 
@@ -78,7 +77,7 @@ def comparison_table(evaluation: Evaluation) -> Table | None:
         return None
     seconds = list(dict.fromkeys(each.second for each in evaluation.comparisons))
     first, count = evaluation.comparisons[0], min(each.count for each in evaluation.comparisons)
-    table = _table(f"Difference to {escape(first.first)}, points", "", *map(escape, seconds))
+    table = _table(f"Difference to {first.first}, points", "", *seconds)
     table.caption = (
         f"95 % bootstrap intervals, {count} {first.units} resampled in pairs; *: leaves out 0"
         if count >= LEAST_UNITS

@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator, ScalarFormatter
-from rich.markup import escape
 from rich.table import Table
 
 from stmem_ros.benchmark.measure import Spread
@@ -89,7 +88,7 @@ def points_table(points: Sequence[Point], title: str) -> Table:
         figures, latency = point.figures or {}, point.latency
         lines.append(
             {
-                "row": escape(point.name),
+                "row": point.name,
                 "d": str(point.channels),
                 "STF\nstride": "" if point.stf_stride is None else str(point.stf_stride),
                 "short\nside": str(point.short_side),

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
 from stmem_ros.labels import IGNORE_INDEX, LabelSet, colorize
+from training.console import plain_console
 from training.data.dataset import LabelledFrame, read_image
 from training.measure.cost import Cost
 from training.measure.metrics import Accuracy
@@ -68,7 +68,7 @@ def print_tables(results: list[Result], classes: tuple[str, ...], pixels: NDArra
 
     Columns that do not fit the terminal beside the others come in a table below.
     """
-    console = Console()
+    console = plain_console()
     for shown in _fitting(console, results, lambda shown: per_class_table(shown, classes, pixels)):
         console.print(per_class_table(shown, classes, pixels))
     for shown in _fitting(console, results, summary_table):
@@ -123,7 +123,7 @@ def _heading(result: Result) -> str:
     """The row's name, its parts below each other."""
     kind = result.kind.removesuffix(CAUSAL)
     causal = "" if kind == result.kind else "\ncausal"
-    return kind.replace("+", "\n+") + causal + (f"\n{escape(result.label)}" if result.label else "")
+    return kind.replace("+", "\n+") + causal + (f"\n{result.label}" if result.label else "")
 
 
 def _number(value: float | None) -> str:

@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from stmem_ros.files import whole_file
+from training.console import plain_console
 
 NOTHING = "-"
 
@@ -160,13 +159,13 @@ class Document:
         for column in table.columns[1:]:
             column.justify = "right"
         for row in rows:
-            table.add_row(*map(Text, row))
-        console = Console()
+            table.add_row(*row)
+        console = plain_console()
         console.print(table)
         notes = (f"{place}: {note}" for place, note in enumerate(self.notes, 1))
         sources = (f"{_letter(place)}: {source}" for place, source in enumerate(self.sources))
         for text in (*notes, *sources, *self.remarks):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True)
 
 
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:
