@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from training.data.dataset import (
     list_frames,
     list_images,
     load_spec,
+    of_sequences,
     read_frame,
     read_image,
     read_labels,
@@ -148,7 +150,27 @@ class TestSpec:
             ("name: disc", "name: box", "'box' is listed twice"),
             ("[220, 40, 40]", "[220, 40]", "'disc' is [220, 40]"),
             ('frames: "{split}"', 'frames: "{split}/{sequence}"', "only {split} is filled in"),
-            ("classes:", "classes: [", "does not describe a data set"),
+            ("classes:", "classes: [", "does not describe a data set: line 2, column 3: "),
+            ("void_ids: [9]", "void_ids: [9]\nvoid_ids: [8]", "key 'void_ids' is given twice"),
+            ("name: disc,", "name: disc, name: cone,", "key 'name' is given twice"),
+            ("void_ids: [9]", "void_ids: 9", "void_ids is 9; it must be a list"),
+            ("void_ids: [9]", "void_ids: [true]", "a label id is True"),
+            ("40, 40]}", "40, 40], label_ids: 3}", "'label_ids' is missing in the class 'ground'"),
+            ("void_ids: [9]", "frame_rate: true", "frame_rate is True"),
+            ("void_ids: [9]", "frame_rate: .inf", "frame_rate is inf"),
+            ("void_ids: [9]", "frame_rate: fast", "frame_rate is fast; it must be a number above 0, in Hz"),
+            ("name: disc", "name: no", "a class's name is False; it must be a text, so write it in quotes"),
+            ("name: disc", "name: 010", "a class's name is 8; it must be a text"),
+            ("{name: disc, color: [220, 40, 40]}", "disc", "a class is 'disc'; it must be like {name: road"),
+            ("color: [220, 40, 40]", "color: red", "the colour of 'disc' is 'red'; it must be like [128, 64, 128]"),
+            (", color: [220, 40, 40]", "", "'color' is missing in the class 'disc'"),
+            (
+                "(?P<frame>",
+                "(?P<frame",
+                "name_pattern is '(?P<sequence>[^_]+)_(?P<frame\\d+)', which is no regular expression",
+            ),
+            ("(?P<sequence>", "(?P<drive>", "its group drive is used nowhere: call it sequence"),
+            ("name_pattern: '", 'name_pattern: "', "a regular expression needs single quotes"),
         ],
     )
     def test_a_wrong_file_is_named_with_the_reason(
@@ -159,6 +181,21 @@ class TestSpec:
         message = refusal(lambda: load_spec(path))
         assert str(path) in message
         assert reason in message
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_key(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        path = tmp_path / "shapes.yaml"
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+        assert load_spec(path) == spec
+        path.write_text(path.read_text(encoding="utf-8-sig"), encoding="utf-16")
+        reason = "does not describe a data set: it is UTF-16 text: save it as UTF-8"
+        assert refusal(lambda: load_spec(path)) == f"{path} {reason}"
+
+    def test_of_files_that_extend_each_other_the_wrong_one_is_named(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        (tmp_path / "more.yaml").write_text("extends: shapes.yaml\n")
+        (tmp_path / "shapes.yaml").write_text("image: x\n")
+        assert f"in {tmp_path / 'shapes.yaml'}: key 'image' is unknown" in refusal(
+            lambda: load_spec(tmp_path / "more.yaml")
+        )
 
     @pytest.mark.parametrize("text", ["", "[]", "hello", "\x00"])
     def test_a_file_that_is_no_mapping(self, tmp_path: Path, text: str) -> None:
@@ -304,6 +341,79 @@ class TestListing:
         assert [frame.number for frame in found.frames] == [0, 2]
         assert found.lone_labels == [tmp_path / "trainannot" / "drive_000001.png"]
         assert found.problems == []
+
+
+class TestFolders:
+    """What lies in a split's folders and is no image file is said, and never left out or counted twice in silence."""
+
+    def test_a_link_that_leads_back(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        (tmp_path / "train" / "again").symlink_to(tmp_path / "train")
+        link, folder = tmp_path / "train" / "again", tmp_path / "train"
+        assert scan(spec, tmp_path, "train").problems == [
+            f"{link} is a link to {folder}, which would count twice: remove the link"
+        ]
+
+    def test_a_folder_that_is_there_twice(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        """Where folders are sequences a link would double one of them."""
+        write_image(tmp_path / "train" / "b" / "drive_7.png")
+        (tmp_path / "train" / "a").symlink_to("b")
+        (tmp_path / "loop").symlink_to("loop")
+        (tmp_path / "train" / "c").symlink_to(tmp_path / "loop")
+        write_image(tmp_path / "trainannot" / "drive_7.png")
+        found = scan(spec, tmp_path, "train")
+        assert len(found.frames) == 4
+        assert [line.split(",")[0] for line in found.problems] == [
+            f"{tmp_path / 'train' / 'b'} is a link to {tmp_path / 'train' / 'a'}"
+        ]
+
+    def test_what_has_the_name_of_an_image_and_is_none(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        labels = tmp_path / "trainannot"
+        (labels / "drive_000001.png").unlink()
+        (labels / "drive_000001.png").mkdir()
+        (tmp_path / "train" / "drive_000009.png").symlink_to("nowhere.png")
+        os.mkfifo(tmp_path / "train" / "drive_000008.png")
+        problems = scan(dataclasses.replace(spec, unlabelled_frames=True), tmp_path, "train").problems
+        assert problems == [
+            f"{tmp_path / 'train' / 'drive_000008.png'} is no regular file: remove it",
+            f"{tmp_path / 'train' / 'drive_000009.png'} is a link to nothing: remove it",
+            f"{labels / 'drive_000001.png'} is a folder with the name of an image: rename or remove it",
+        ]
+
+    def test_a_folder_that_cannot_be_read(
+        self, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed = tmp_path / "train" / "closed"
+        closed.mkdir()
+        scandir = os.scandir
+
+        def refuse(path: Path) -> Any:
+            # A folder's permissions do not stop root.
+            if path == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        assert scan(spec, tmp_path, "train").problems == [
+            f"{closed} cannot be read: Permission denied; see to its permissions, or remove it"
+        ]
+
+
+class TestOfSequences:
+    def test_frames_of_some_sequences(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        for folder in ("train", "trainannot"):
+            write_image(tmp_path / folder / "walk_1.png")
+        frames = list_frames(spec, tmp_path, "train")
+        assert [frame.title for frame in of_sequences(frames, ["walk"], "train")] == ["frame 1 of sequence walk"]
+        assert of_sequences(frames, [], "train") == frames
+
+    def test_a_mistyped_sequence_is_refused_beside_right_ones(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        frames = list_frames(spec, tmp_path, "train")
+        message = refusal(lambda: of_sequences(frames, ["drive", "drvie"], "train"))
+        assert message == "no frame of train is of sequences drvie; there are drive"
+        many = [dataclasses.replace(frames[0], sequence=f"street{number}") for number in range(50)] + frames
+        message = refusal(lambda: of_sequences(many, ["drvie"], "train"))
+        assert message.startswith("no frame of train is of sequences drvie; there are drive, street0, ")
+        assert message.endswith(" and 41 more")
 
 
 class TestLists:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset_spec import DATASETS, DatasetSpec, load_spec, require_classes
+from training.data.folders import image_files
+from training.data.frame_list import ListedFrames, listed_labels, read_list
+from training.data.frame_names import LabelledFrame, frame_of, misfit
 from training.data.label_images import DatasetError, read_image, read_label_image
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "list_frames",
     "list_images",
     "load_spec",
+    "of_sequences",
     "read_frame",
     "read_image",
     "read_labels",
@@ -34,21 +39,12 @@ __all__ = [
     "scan",
 ]
 
-FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Bytes: images up to this size are hashed whole, of others this much at either end.
 HASHED_WHOLE, HASHED_END = 2**20, 2**16
+# So many sequences are named in an error.
+SHOWN_SEQUENCES = 10
 
 Images = dict[str, dict[int, Path]]
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledFrame:
-    """One frame with its label image; `number` counts frames within `sequence`."""
-
-    sequence: str
-    number: int
-    image: Path
-    labels: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,32 +68,37 @@ def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
     for folder in (frames_folder, labels_folder):
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder; data set {spec.name} has its {split} split there")
-    label_files = set(_image_files(labels_folder))
     problems: list[str] = []
-    found = _frames_in(frames_folder, labels_folder, spec, problems)
-    images: Images = {}
-    for frame in found:
-        images.setdefault(frame.sequence, {})[frame.number] = frame.image
-    if not images and not problems:
+    files = image_files(frames_folder, problems)
+    label_files = set(files if labels_folder == frames_folder else image_files(labels_folder, problems))
+    lines = None if spec.list_file is None else read_list(_list_file(spec, root, split), spec)
+    if not files and not problems:
         problems.append(f"{frames_folder} holds no images; data set {spec.name} has its {split} split there")
-    wanted = found
-    if spec.list_file is not None:
-        places = [folder / spec.list_file.format(split=split) for folder in (root, DATASETS)]
-        file = next((place for place in places if place.is_file()), places[0])
-        wanted = list(_listed(file, root, labels_folder, images, spec, problems))
-        images = {frame.sequence: images.get(frame.sequence, {}) for frame in wanted}
-        for frame in wanted:
+    own_problems = _Problems()
+    no_frames = set() if lines is None else listed_labels(lines, (root, labels_folder))
+    found = _frames_in(files, frames_folder, labels_folder, no_frames, spec, own_problems)
+    if lines is None:
+        wanted = found
+        problems += own_problems.all()
+    else:
+        wanted = list(ListedFrames(root, frames_folder, labels_folder, found, spec).frames(lines, problems))
+        # What the list leaves out need not be sound.
+        problems += own_problems.of({frame.sequence for frame in wanted})
+    images: Images = {frame.sequence: {} for frame in wanted}
+    for frame in [*found, *wanted]:
+        if frame.sequence in images:
             images[frame.sequence].setdefault(frame.number, frame.image)
     frames = []
     for frame in wanted:
-        if frame.labels in label_files or (spec.list_file is not None and frame.labels.is_file()):
+        if frame.labels in label_files or (lines is not None and frame.labels.is_file()):
             frames.append(frame)
         elif not spec.unlabelled_frames:
             problems.append(f"{frame.image} has no label image {frame.labels} (unlabelled_frames: true allows that)")
+    problems += _shared_labels(frames, spec)
     if not frames and not problems:
         problems.append(f"no frame of the {split} split of {spec.name} has a label image in {labels_folder}")
     lone = label_files - {frame.labels for frame in [*found, *wanted]} - {frame.image for frame in found}
-    any_name = spec.label_name.format(**dict.fromkeys([*spec.name_pattern.groupindex, "name"], "*"))
+    any_name = spec.label_name.format(**dict.fromkeys([*spec.name_pattern.groupindex, "sequence", "name"], "*"))
     return Split(
         frames=sorted(frames, key=lambda frame: (frame.sequence, frame.number)),
         images=images,
@@ -125,35 +126,62 @@ def list_images(spec: DatasetSpec, root: str | Path, split: str) -> Images:
     return _sound(scan(spec, root, split)).images
 
 
+def of_sequences(frames: list[LabelledFrame], wanted: Sequence[str], split: str) -> list[LabelledFrame]:
+    """The frames of the sequences that are `wanted`, all where none is named.
+
+    Raises DatasetError, naming the sequences there are, where no frame of the split has one of them.
+    """
+    known = {frame.sequence for frame in frames}
+    unknown = [sequence for sequence in wanted if sequence not in known]
+    if unknown:
+        alike = difflib.get_close_matches(unknown[0], known, SHOWN_SEQUENCES)
+        there = list(dict.fromkeys([*alike, *sorted(known)]))
+        more = f" and {len(there) - SHOWN_SEQUENCES} more" if len(there) > SHOWN_SEQUENCES else ""
+        raise DatasetError(
+            f"no frame of {split} is of sequences {', '.join(unknown)}; "
+            f"there are {', '.join(there[:SHOWN_SEQUENCES])}{more}"
+        )
+    return [frame for frame in frames if frame.sequence in wanted] if wanted else frames
+
+
 def _sound(split: Split) -> Split:
     if split.problems:
         raise DatasetError(split.problems[0])
     return split
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(FRAME_ENDINGS) and not name.startswith("."):
-                yield Path(parent, name)
+def _list_file(spec: DatasetSpec, root: Path, split: str) -> Path:
+    """Below the root, or else one that comes with the package."""
+    assert spec.list_file is not None
+    places = [folder / spec.list_file.format(split=split) for folder in (root, DATASETS)]
+    return next((place for place in places if place.is_file()), places[0])
 
 
-def _frame_of(path: PurePath, image: Path, labels_folder: Path, spec: DatasetSpec) -> LabelledFrame | None:
-    """`image` by the end of `path`, shortest first, with the label image it should have; None where none fits."""
-    last = path.stem if path.suffix.lower() in FRAME_ENDINGS else path.name
-    parts = [*path.parts[:-1], last]
-    for start in range(len(parts) - 1, -1, -1):
-        match = spec.name_pattern.fullmatch("/".join(parts[start:]))
-        if match and match["sequence"] and (match["frame"] or "").isdecimal():
-            labels = labels_folder / spec.label_name.format(**{**match.groupdict(), "name": match[0]})
-            return LabelledFrame(match["sequence"], int(match["frame"]), image, labels)
-    return None
+@dataclasses.dataclass
+class _Problems:
+    """What is wrong with the frames of a folder: with their names, and with those of a sequence."""
+
+    names: list[str] = dataclasses.field(default_factory=list)
+    sequences: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def all(self) -> list[str]:
+        return [*self.names, *(line for _, line in self.sequences)]
+
+    def of(self, sequences: set[str]) -> list[str]:
+        return [line for sequence, line in self.sequences if sequence in sequences]
 
 
-def _frames_in(folder: Path, labels_folder: Path, spec: DatasetSpec, problems: list[str]) -> list[LabelledFrame]:
-    """Every frame in a folder, with the label image that it should have, be that there or not."""
-    frames = {path: _frame_of(path.relative_to(folder), path, labels_folder, spec) for path in _image_files(folder)}
+def _frames_in(
+    files: list[Path],
+    folder: Path,
+    labels_folder: Path,
+    no_frames: set[Path],
+    spec: DatasetSpec,
+    problems: _Problems,
+) -> list[LabelledFrame]:
+    """Every frame in a folder's files, with the label image that it should have, be that there or not."""
+    names = {path: path.relative_to(folder) for path in files if path not in no_frames}
+    frames = {path: frame_of(name, path, labels_folder, spec) for path, name in names.items()}
     # Label images may lie among the frames.
     labels = {frame.labels for frame in frames.values() if frame is not None}
     kept: dict[tuple[str, int], LabelledFrame] = {}
@@ -161,54 +189,28 @@ def _frames_in(folder: Path, labels_folder: Path, spec: DatasetSpec, problems: l
         if path in labels:
             continue
         if frame is None:
-            problems.append(f"{path} does not fit the name_pattern of data set {spec.name}")
+            problems.names.append(f"{path} {misfit(names[path], spec)}")
             continue
         first = kept.setdefault((frame.sequence, frame.number), frame)
         if first is not frame:
-            problems.append(
-                f"{first.image} and {path} are both frame {frame.number} of sequence {frame.sequence}: "
-                f"remove one, or tell them apart in the name_pattern of data set {spec.name}"
+            line = (
+                f"{first.image} and {path} are both {frame.title}: remove one, or tell them apart in the name_pattern "
+                f"{spec.name_pattern.pattern!r} of data set {spec.name}"
             )
+            problems.sequences.append((frame.sequence, line))
     return list(kept.values())
 
 
-def _listed(
-    file: Path, root: Path, labels_folder: Path, images: Images, spec: DatasetSpec, problems: list[str]
-) -> Iterator[LabelledFrame]:
-    """The frames that a list file names, by a path below the root, or else by the end of a path in `images`."""
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise DatasetError(f"{file}, the list of data set {spec.name}, cannot be read: {reason}") from error
-    seen: set[tuple[str, int]] = set()
-    for count, line in enumerate(lines, 1):
-        fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
-        if not fields:
-            continue
-        where = f"line {count} of {file}"
-        if len(fields) > 2:
-            problems.append(f"{where} holds {len(fields)} names; it may hold an image and, after a tab, its labels")
-            continue
-        frame = _frame_of(PurePath(fields[0]), root / fields[0], labels_folder, spec)
-        if frame is not None and not frame.image.is_file():
-            there = images.get(frame.sequence, {}).get(frame.number)
-            frame = None if there is None else dataclasses.replace(frame, image=there)
-        if frame is None:
-            problems.append(f"{where} names {fields[0]}, which is no frame of data set {spec.name} in {root}")
-        elif (frame.sequence, frame.number) in seen:
-            problems.append(f"{where} names frame {frame.number} of sequence {frame.sequence} again")
-        elif len(fields) == 2:
-            places = (root / fields[1], labels_folder / fields[1])
-            labels = next((place for place in places if place.is_file()), None)
-            if labels is None:
-                problems.append(f"{where} names label image {fields[1]}, which is no file in {root}")
-                continue
-            seen.add((frame.sequence, frame.number))
-            yield dataclasses.replace(frame, labels=labels)
-        else:
-            seen.add((frame.sequence, frame.number))
-            yield frame
+def _shared_labels(frames: list[LabelledFrame], spec: DatasetSpec) -> Iterator[str]:
+    """A line for each label image that two frames would have."""
+    first: dict[Path, LabelledFrame] = {}
+    for frame in frames:
+        other = first.setdefault(frame.labels, frame)
+        if other is not frame:
+            yield (
+                f"{other.image} and {frame.image} have the same label image {frame.labels}: "
+                f"tell them apart in the {'list' if spec.list_file else 'label_name'} of data set {spec.name}"
+            )
 
 
 def read_labels(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
@@ -247,7 +249,7 @@ def fingerprint(frames: list[LabelledFrame]) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     for frame in frames:
-        digest.update(frame.image.name.encode())
+        digest.update(os.fsencode(frame.image.name))
         size = frame.image.stat().st_size
         if size <= HASHED_WHOLE:
             digest.update(frame.image.read_bytes())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from training.data.label_images import DatasetError, LabelCoding
+from training.data.text_files import read_yaml
 
 DATASETS = Path(__file__).parents[1] / "datasets"
 KEYS = (
@@ -45,12 +45,14 @@ class DatasetSpec:
         frames_folder: key `frames`: a folder below the root; folders in it are looked through as well
         labels_folder: key `labels`: likewise
         name_pattern: a regular expression for a frame's file name without its ending, or for its folder's name
-            (or several), `/` and that; with the groups `sequence` and `frame` (a number)
+            (or several), `/` and that; with the group `frame` (a number) and the group `sequence`, without which the
+            folders before what it matched are the sequence
         label_name: the label image of a frame, below the labels' folder; `{name}`, which is all that
-            `name_pattern` matched, and the pattern's groups are filled in
+            `name_pattern` matched (without a group `sequence` after the sequence and `/`), `{sequence}` and the
+            pattern's groups are filled in
         list_file: key `list`: a text file of the split's frames, below the root or else in training/datasets: a line
-            holds a frame's name or its path below the root, and after a tab or space may hold the path of its label
-            image below the root or the labels' folder
+            holds a sequence's name, or a frame's name or path, and after a tab, comma, semicolon or blank may hold the
+            path of its label image, which then goes before `label_name`; see `frame_list`
         unlabelled_frames: whether frames without a label image are allowed: they serve others as neighbours
         frame_rate: in Hz of the frame numbers, None where they count no time
     """
@@ -80,9 +82,8 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
         raise DatasetError(f"{name_or_path} is neither a file nor a known data set ({known})")
     try:
         return _spec(path.stem, _document(path, ()))
-    except (KeyError, TypeError, ValueError, AttributeError, re.error, yaml.YAMLError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DatasetError(f"{path} does not describe a data set: {reason}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path} does not describe a data set: {' '.join(str(error).split())}") from error
 
 
 def require_classes(labels: LabelSet, spec: DatasetSpec, where: str) -> None:
@@ -101,7 +102,7 @@ def _document(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a file and of those that it extends. Raises ValueError."""
     if path in extended_by:
         raise ValueError(f"{path} extends itself")
-    document = yaml.safe_load(path.read_text())
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise ValueError(f"it must hold the keys {', '.join(KEYS)}")
     _check_keys(document, KEYS)
@@ -111,21 +112,31 @@ def _document(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         base = next((place for place in places if place.is_file()), None)
         if base is None:
             raise ValueError(f"extends is {name!r}, which is neither a file beside it nor a known data set")
-        document = _document(base, (*extended_by, path)) | document
+        try:
+            document = _document(base, (*extended_by, path)) | document
+        except ValueError as error:
+            raise ValueError(f"in {base}: {error}") from error
     return {key: value for key, value in document.items() if value is not None}
 
 
 def _spec(name: str, document: dict[str, Any]) -> DatasetSpec:
-    classes = document["classes"]
+    """Raises ValueError."""
+    for key in ("classes", "name_pattern", "frames", "labels"):
+        if key not in document:
+            raise ValueError(f"key {key!r} is missing")
+    classes = _list(document, "classes")
     for entry in classes:
-        _check_keys(entry, CLASS_KEYS)
+        _check_class(entry)
     labels = LabelSet(tuple(entry["name"] for entry in classes), tuple(tuple(entry["color"]) for entry in classes))
-    pattern = re.compile(document["name_pattern"])
-    if not {"sequence", "frame"} <= set(pattern.groupindex):
-        raise ValueError("name_pattern needs the groups (?P<sequence>...) and (?P<frame>...)")
-    frame_rate = None if document.get("frame_rate") is None else float(document["frame_rate"])
-    if frame_rate is not None and not frame_rate > 0:
-        raise ValueError(f"frame_rate is {frame_rate}; it must be above 0 Hz")
+    pattern = _pattern(document["name_pattern"])
+    label_name = _label_name(document, pattern)
+    idle = [group for group in pattern.groupindex if group != "frame" and f"{{{group}}}" not in label_name]
+    if idle and "sequence" not in pattern.groupindex:
+        # A mistyped group would make all of a folder one sequence.
+        raise ValueError(
+            f"name_pattern is '{pattern.pattern}'; its group {idle[0]} is used nowhere: call it sequence, or leave it "
+            "out"
+        )
     return DatasetSpec(
         name=name,
         labels=labels,
@@ -133,11 +144,60 @@ def _spec(name: str, document: dict[str, Any]) -> DatasetSpec:
         frames_folder=_below_root(document, "frames"),
         labels_folder=_below_root(document, "labels"),
         name_pattern=pattern,
-        label_name=_label_name(document, pattern),
+        label_name=label_name,
         list_file=_below_root(document, "list") if "list" in document else None,
         unlabelled_frames=_flag(document, "unlabelled_frames"),
-        frame_rate=frame_rate,
+        frame_rate=_frame_rate(document.get("frame_rate")),
     )
+
+
+def _check_class(entry: Any) -> None:
+    """One of `classes`. Raises ValueError."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"a class is {entry!r}; it must be like {{name: road, color: [128, 64, 128]}}")
+    _check_keys(entry, CLASS_KEYS)
+    if "name" not in entry:
+        raise ValueError(f"'name' is missing in the class {entry!r}")
+    if not isinstance(entry["name"], str):
+        # YAML takes no, off and 010 for something else than a name.
+        raise ValueError(f"a class's name is {entry['name']!r}; it must be a text, so write it in quotes")
+    if "color" not in entry:
+        raise ValueError(f"'color' is missing in the class {entry['name']!r}")
+    if not isinstance(entry["color"], list) or not all(type(value) is int for value in entry["color"]):
+        raise ValueError(f"the colour of {entry['name']!r} is {entry['color']!r}; it must be like [128, 64, 128]")
+
+
+def _pattern(text: Any) -> re.Pattern[str]:
+    """Key `name_pattern`. Raises ValueError."""
+    try:
+        pattern = re.compile(str(text))
+    except re.error as error:
+        raise ValueError(f"name_pattern is '{text}', which is no regular expression: {error}") from error
+    if "frame" not in pattern.groupindex:
+        raise ValueError(
+            f"name_pattern is '{text}'; it needs the groups (?P<frame>...) and, unless folders are the sequences, "
+            "(?P<sequence>...)"
+        )
+    return pattern
+
+
+def _frame_rate(value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        rate = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"frame_rate is {value if math.isnan(rate) else rate}; it must be a number above 0, in Hz")
+    return rate
+
+
+def _list(mapping: dict[str, Any], key: str) -> list[Any]:
+    values = mapping.get(key, [])
+    if not isinstance(values, list):
+        raise ValueError(f"{key} is {values!r}; it must be a list")
+    return values
 
 
 def _check_keys(mapping: dict[str, Any], known: tuple[str, ...]) -> None:
@@ -162,7 +222,7 @@ def _below_root(document: dict[str, Any], key: str) -> str:
 
 def _label_name(document: dict[str, Any], pattern: re.Pattern[str]) -> str:
     label_name = str(document.get("label_name", DatasetSpec.label_name))
-    fields = {**pattern.groupindex, "name": ""}
+    fields = {"sequence": "", **pattern.groupindex, "name": ""}
     try:
         label_name.format(**fields)
     except (LookupError, AttributeError, ValueError) as error:
@@ -182,8 +242,14 @@ def _coding(document: dict[str, Any], labels: LabelSet) -> LabelCoding:
     if useless in document:
         raise ValueError(f"{useless} means nothing {'beside' if colored else 'without'} the classes' label_colors")
     number = _packed if colored else _id
-    values = [(value, label) for label, entry in enumerate(classes) for value in (entry[key] if key else [label])]
-    values += [(value, IGNORE_INDEX) for value in document.get("void_colors" if colored else "void_ids", ())]
+    if key is not None:
+        without = next((entry["name"] for entry in classes if key not in entry), None)
+        if without is not None:
+            raise ValueError(f"'{key}' is missing in the class {without!r}: every class needs it, or none")
+    values = [
+        (value, label) for label, entry in enumerate(classes) for value in (_list(entry, key) if key else [label])
+    ]
+    values += [(value, IGNORE_INDEX) for value in _list(document, "void_colors" if colored else "void_ids")]
     values = [(number(value), label) for value, label in values]
     coding = LabelCoding({}, colored)
     for value, label in values:
@@ -195,12 +261,12 @@ def _coding(document: dict[str, Any], labels: LabelSet) -> LabelCoding:
 
 
 def _id(number: Any) -> int:
-    if not isinstance(number, int) or not 0 <= number <= 65535:
+    if type(number) is not int or not 0 <= number <= 65535:
         raise ValueError(f"a label id is {number!r}; it must be a whole number 0..65535")
     return number
 
 
 def _packed(color: Any) -> int:
-    if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+    if not isinstance(color, list) or len(color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in color):
         raise ValueError(f"a label colour is {color}; it must be three numbers 0..255")
     return color[0] << 16 | color[1] << 8 | color[2]
