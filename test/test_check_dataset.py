@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +129,42 @@ def test_labels_that_are_all_void_are_one_problem(check: Callable[..., str], roo
     printed = check(1, "--splits", "val", "--output", str(root / "report"))
     assert "the val split has no labelled pixel" in printed
     assert "1 problem," in printed
+
+
+def test_classes_of_one_colour_are_a_problem(check: Callable[..., str], root: Path) -> None:
+    path = root / "shapes.yaml"
+    path.write_text(path.read_text().replace("[220, 40, 40]", "[40, 60, 200]"))
+    assert "'disc' and 'box' are both drawn in [40, 60, 200]: give each a colour of its own" in check(1)
+
+
+def test_a_frame_of_two_splits_is_a_problem(check: Callable[..., str], root: Path) -> None:
+    for folder in ("train", "trainannot"):
+        shutil.copy(root / folder / "drive_000004.png", root / folder.replace("train", "val") / "walk_7.png")
+    printed = check(1)
+    assert "frames of train that are in val too: 1" in printed
+    assert f"  {root / 'val' / 'walk_7.png'} is {root / 'train' / 'drive_000004.png'}\n" in printed
+    assert "1 problem," in printed
+
+
+@pytest.mark.parametrize("name", ["cam:car:1 [red]", "stra\udcdfe", "a b: c"])
+def test_sequences_of_any_name_are_printed_as_they_are(check: Callable[..., str], root: Path, name: str) -> None:
+    """Not as styles and pictures; and what is no UTF-8 ends nothing."""
+    for folder in ("train", "trainannot"):
+        for path in (root / folder).iterdir():
+            path.rename(path.with_name(path.name.replace("drive", name)))
+    (root / "train" / f"{name}_000001.png").write_text("hello")
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    printed = check(1, "--splits", "train")
+    assert cells(printed, shown) == ["6", "6", "0", "5", "1", "-"]
+    assert f"{shown}_000001.png is damaged or no image" in printed
+
+
+def test_frames_that_are_bare_numbers(check: Callable[..., str], root: Path) -> None:
+    path = root / "shapes.yaml"
+    path.write_text(path.read_text().replace("(?P<sequence>[^_]+)_(?P", "(?P"))
+    for image in root.rglob("drive_*.png"):
+        image.rename(image.with_name(image.name.removeprefix("drive_")))
+    assert cells(check(0, "--splits", "train"), "(all)") == ["6", "6", "0", "5", "1", "-"]
 
 
 def test_gaps_and_unlabelled_frames_are_shown_and_are_no_problem(check: Callable[..., str], root: Path) -> None:

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,15 @@ def test_errors_count_by_pixel_over_the_whole_split(
     assert ious["disc"] == 100.0
     assert 97 < ious["ground"] < 100
     assert figures(tmp_path)["miou"] == pytest.approx(sum(ious.values()) / 3)
+
+
+def test_some_sequences_alone(
+    run: Callable[..., int], save: Callable[..., Path], tmp_path: Path, spec: DatasetSpec
+) -> None:
+    for folder in ("val", "valannot"):
+        shutil.copy(tmp_path / folder / "drive_000000.png", tmp_path / folder / "walk_1.png")
+    assert run("--split", "val", "--checkpoint", save(), "--sequences", "walk") == 0
+    assert (figures(tmp_path)["frames"], figures(tmp_path)["sequences"]) == (1, ["walk"])
 
 
 def test_a_class_that_does_not_occur_is_null(
@@ -523,6 +533,9 @@ class TestRefusals:
         cv2.imwrite(str(tmp_path / "valannot" / "drive_000002.png"), np.full((96, 128), 77, np.uint8))
         monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("the network ran first"))
         assert "drive_000002.png has label id 77" in refused()
+
+    def test_a_sequence_that_no_frame_has(self, refused: Callable[..., str]) -> None:
+        assert "no frame of val is of sequences drvie; there are drive" in refused("--sequences", "drive", "drvie")
 
     def test_a_split_of_void_alone(self, refused: Callable[..., str], tmp_path: Path) -> None:
         for path in (tmp_path / "valannot").iterdir():

@@ -187,7 +187,7 @@ def test_stage_one_leaves_out_what_later_stages_learn(train: Callable[..., Run],
         (["--network.classes", "4"], "network.classes is 4, but data set shapes has 3 classes"),
         (["--train_split", "test"], "test is not a folder"),
         (["--val_split", "test"], "test is not a folder"),
-        (["--sequences", '["walk"]'], "no frame of train is of sequences walk"),
+        (["--sequences", '["drive", "walk"]'], "no frame of train is of sequences walk; there are drive"),
         (["--dataset", "nowhere"], "nowhere is neither a file nor a known data set"),
         (["--network.base", "resnet"], "'resnet'; it must be one of"),
     ],
@@ -201,6 +201,18 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     assert line.startswith("training: ")
     assert reason in line
     assert not (tmp_path / "other" / "base").exists()
+
+
+def test_frames_to_learn_from_that_are_measured_on_too_are_said(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one thing wrong with this command is said after that."""
+    settings = [str(trained.folder / "settings.yaml"), "--run", str(tmp_path / "other"), "--stage", "mar"]
+    assert main([*settings, "--val_split", "train"]) == 1
+    said = capsys.readouterr().err
+    assert "training: 8 frames of the train split are in the train split too, such as " in said
+    assert main(settings) == 1
+    assert " split too" not in capsys.readouterr().err
 
 
 def small_stage(pixel_base: str) -> tuple[VideoSegmenter, BaseStage]:

@@ -24,9 +24,11 @@ from tqdm import tqdm
 
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import whole_file
+from training.console import plain_console
 from training.data.dataset import (
     DatasetError,
     DatasetSpec,
+    LabelledFrame,
     Split,
     load_spec,
     read_image,
@@ -34,6 +36,7 @@ from training.data.dataset import (
     require_one_size,
     scan,
 )
+from training.data.overlap import overlap
 
 HISTOGRAM = "class_histogram.png"
 SHOWN = 10
@@ -147,9 +150,9 @@ def print_report(report: SplitReport, title: str, console: Console) -> None:
 
 def print_problems(heading: str, lines: list[str], console: Console) -> None:
     """Lines under a heading, at most SHOWN."""
-    console.print(f"{heading}: {len(lines)}", style="bold red", highlight=False, markup=False)
+    console.print(f"{heading}: {len(lines)}", style="bold red", highlight=False)
     for line in _bounded(lines):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _sequence_table(split: Split) -> Table:
@@ -162,7 +165,7 @@ def _sequence_table(split: Split) -> Table:
         step, jumps = gaps(numbers)
         listed = [f"{earlier} to {later}" for earlier, later in jumps]
         table.add_row(
-            sequence,
+            sequence or "(all)",
             str(len(numbers)),
             str(labelled[sequence]),
             str(min(numbers)),
@@ -225,7 +228,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.output is not None:
         require_writable("--output", options.output, folder=True)
         require_writable("--output", options.output / HISTOGRAM)
-    pixels, problems = {}, 0
+    pixels: dict[str, NDArray[np.int64]] = {}
+    frames: dict[str, list[LabelledFrame]] = {}
+    problems = 0
     for split in options.splits:
         title = f"{spec.name}, {split}"
         try:
@@ -236,11 +241,26 @@ def run(options: argparse.Namespace, console: Console) -> int:
             continue
         print_report(report, title, console)
         problems += sum(len(lines) for lines in report.problems.values())
-        pixels[split] = report.pixels
+        pixels[split], frames[split] = report.pixels, report.split.frames
+    for first, second in itertools.combinations(frames, 2):
+        lines = [f"{other.image} is {one.image}" for one, other in overlap(frames[first], frames[second])]
+        if lines:
+            print_problems(f"frames of {first} that are in {second} too", lines, console)
+            problems += len(lines)
+    alike = [
+        f"{first!r} and {second!r} are both drawn in {list(color)}: give each a colour of its own"
+        for (first, color), (second, other) in itertools.combinations(
+            zip(spec.labels.names, spec.labels.palette, strict=True), 2
+        )
+        if color == other
+    ]
+    if alike:
+        print_problems(f"colours of {spec.name}", alike, console)
+        problems += len(alike)
     if options.output is not None and pixels:
         path = options.output / HISTOGRAM
         draw_histogram(pixels, spec, path)
-        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     if problems:
         print(f"check_dataset: {problems} problem{'s' * (problems > 1)}, see above", file=sys.stderr)
     return int(problems > 0)
@@ -258,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--splits", nargs="+", default=["train", "val"], help="as the folders are named (default: train val)"
     )
     parser.add_argument("--output", type=Path, help=f"folder to write {HISTOGRAM} into")
-    return exit_status("check_dataset", lambda: run(parser.parse_args(arguments), Console()), (DatasetError,))
+    return exit_status("check_dataset", lambda: run(parser.parse_args(arguments), plain_console()), (DatasetError,))
 
 
 if __name__ == "__main__":

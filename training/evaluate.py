@@ -44,6 +44,7 @@ from training.data.dataset import (
     list_frames,
     list_images,
     load_spec,
+    of_sequences,
     read_frame,
     require_classes,
 )
@@ -333,7 +334,7 @@ def run(options: argparse.Namespace) -> None:
             f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
         )
     rows = rows_of(options.checkpoint, options.window, spec, options.short_side, baselines)
-    frames = list_frames(spec, options.root, options.split)
+    frames = of_sequences(list_frames(spec, options.root, options.split), options.sequences, options.split)
     windows = Windows(list_images(spec, options.root, options.split), spec, beside)
     pixels, sizes = _check_frames(frames, spec)
     if not pixels.any():
@@ -357,6 +358,7 @@ def run(options: argparse.Namespace) -> None:
             **figures[main_row],
             "dataset": spec.name,
             "split": options.split,
+            **({"sequences": options.sequences} if options.sequences else {}),
             "frames": len(frames),
             "neighbors": dataclasses.asdict(beside),
             "slide": None if slide is None else dataclasses.asdict(slide),
@@ -398,6 +400,7 @@ def options_parser() -> argparse.ArgumentParser:
         "Figures of the whole are those of the checkpoint given last.",
     )
     add_what_options(parser)
+    parser.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="measure these alone (default: all)")
     parser.add_argument(
         "--window",
         choices=WINDOWS,

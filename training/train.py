@@ -30,8 +30,10 @@ from training.data.dataset import (
     list_frames,
     list_images,
     load_spec,
+    of_sequences,
     require_classes,
 )
+from training.data.overlap import overlap, overlap_line
 from training.stages.base_stage import BaseStage, CropDataset, WholeImageDataset, class_weights
 from training.stages.feature_cache import FeatureCache
 from training.stages.harness import (
@@ -112,14 +114,14 @@ class Run:
             if config.start_from is not None:
                 raise ValueError("pretrained is for stage 1, which start_from stands for: set one of them")
             check_backbone(Path(config.pretrained), config.network.base, backbone_shapes(config.network.base))
-        self.frames = list_frames(self.spec, config.root, config.train_split)
-        if config.sequences:
-            self.frames = [frame for frame in self.frames if frame.sequence in config.sequences]
-            if not self.frames:
-                raise DatasetError(f"no frame of {config.train_split} is of sequences {', '.join(config.sequences)}")
+        frames = list_frames(self.spec, config.root, config.train_split)
+        self.frames = of_sequences(frames, config.sequences, config.train_split)
         self.validation = list_frames(self.spec, config.root, config.val_split)
         self.weights = class_weights(class_pixels(self.frames, self.spec))
         class_pixels(self.validation, self.spec)
+        shared = overlap(self.frames, self.validation)
+        if shared and processes()[0] == 0:
+            print(f"training: {overlap_line(shared, config.train_split, config.val_split)}", file=sys.stderr)
         self.data = {
             "dataset": self.spec.name,
             "train": {"split": config.train_split, **fingerprint(self.frames)},
