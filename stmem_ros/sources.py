@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.decode import ImageError, decode_encoded, decode_message
+from stmem_ros.used_bits import UNKNOWN, UsedBits
 
 DEFAULT_RATE = 15.0
 # Endings are matched without case.
@@ -91,11 +92,12 @@ class FrameSource(ABC):
         self.close()
 
 
-def open_source(source: str, topic: str = "", rate: float | None = None) -> FrameSource:
+def open_source(source: str, topic: str = "", rate: float | None = None, used_bits: int = UNKNOWN) -> FrameSource:
     """The frames of `source`: a video file, a folder of images, a rosbag2 folder, a bag file, or a camera index.
 
-    `topic` chooses among the image topics of a bag. `rate` in Hz is for what has no rate of its own: it
-    spaces the images of a folder (15 Hz if None) and is asked of a camera. Raises SourceError.
+    `topic` chooses among the image topics of a bag. `rate` in Hz is for what has no rate of its own: it spaces the
+    images of a folder (15 Hz if None) and is asked of a camera. `used_bits` are those of 16-bit images (`UsedBits`).
+    Raises SourceError.
     """
     if source.isdecimal():
         return _CameraSource(int(source), rate)
@@ -106,11 +108,11 @@ def open_source(source: str, topic: str = "", rate: float | None = None) -> Fram
         raise SourceError(f"{path} does not exist: give a video file, a folder of images, a bag or a camera index")
     if path.is_dir():
         if (path / "metadata.yaml").is_file() or (not _holds(path, _is_image) and _holds(path, _is_bag_file)):
-            return BagSource(path, topic)
-        return _FolderSource(path, rate or DEFAULT_RATE)
+            return BagSource(path, topic, used_bits)
+        return _FolderSource(path, rate or DEFAULT_RATE, used_bits)
     suffix = path.suffix.lower()
     if suffix in BAG_SUFFIXES:
-        return BagSource(path, topic)
+        return BagSource(path, topic, used_bits)
     if suffix in IMAGE_SUFFIXES:
         raise SourceError(f"{path} is a single image: give the folder that holds it")
     return _VideoSource(path)
@@ -162,8 +164,9 @@ class _VideoSource(FrameSource):
 
 
 class _FolderSource(FrameSource):
-    def __init__(self, path: Path, rate: float) -> None:
+    def __init__(self, path: Path, rate: float, used_bits: int) -> None:
         self.name = str(path)
+        self._used_bits = UsedBits(used_bits, lambda line: _logger.warning("%s: %s", self.name, line))
         self.rate = rate
         self._files = image_files(path)
         if not self._files:
@@ -177,7 +180,7 @@ class _FolderSource(FrameSource):
         assert self.rate is not None
         for index, file in enumerate(self._files):
             try:
-                image = decode_encoded(np.fromfile(file, np.uint8))
+                image = decode_encoded(np.fromfile(file, np.uint8), self._used_bits)
             except (OSError, ImageError) as error:
                 _logger.warning("%s skipped: %s", file, _one_line(error))
                 continue
@@ -187,12 +190,13 @@ class _FolderSource(FrameSource):
 class BagSource(FrameSource):
     """An image topic of a bag, in the order of recording; what of the bag cannot be read is a warning each."""
 
-    def __init__(self, path: Path, topic: str) -> None:
+    def __init__(self, path: Path, topic: str, used_bits: int = UNKNOWN) -> None:
         # It knows SourceError from here.
         from stmem_ros.bag.io.reader import Bag
 
         self.name = str(path)
         self._told: set[str] = set()
+        self._used_bits = UsedBits(used_bits, lambda line: _logger.warning("%s: %s: %s", self.name, self.topic, line))
         self.bag = Bag(path)
         try:
             (self.topic,) = self.bag.choose_images([topic] if topic else [])
@@ -208,7 +212,7 @@ class BagSource(FrameSource):
     def _frames(self) -> Generator[Frame, None, None]:
         for index, (message, stamp_ns) in enumerate(self.messages()):
             try:
-                image = decode_message(message)
+                image = decode_message(message, self._used_bits)
             except ImageError as error:
                 _logger.warning("%s: message %d on %s skipped: %s", self.name, index, self.topic, error)
                 continue

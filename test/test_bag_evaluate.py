@@ -191,6 +191,21 @@ def write_folder(root: Path, labels: Callable[[int], np.ndarray], count: int, no
     return root, messages
 
 
+def test_used_bits_of_16_bit_images(run: Callable[..., tuple[dict, str]], tmp_path: Path) -> None:
+    messages = []
+    for number in range(3):
+        deep = picture(scene(number)).astype(np.uint16) << 4
+        fields = raw(picture(scene(number))) | {"encoding": "rgb16", "step": 6 * deep.shape[1]}
+        messages.append((CAMERA, stamp_of(number), fields | {"data": deep.view(np.uint8).reshape(-1)}))
+        messages.append((TRUTH, stamp_of(number), raw(scene(number))))
+    drive_bag = write_bag(tmp_path / "drive", messages)
+    figures, error = run(0, drive_bag, "--truth-topic", TRUTH, "--used-bits", "12")
+    assert next(iter(figures["figures"].values()))["miou"] == 100 and "16-bit" not in error
+    figures, error = run(0, drive_bag, "--truth-topic", TRUTH)
+    assert next(iter(figures["figures"].values()))["miou"] < 100
+    assert f"{CAMERA}: 16-bit images with no pixel above 4095 of 65535" in error and "set --used-bits to 12" in error
+
+
 class TestFigures:
     def test_are_those_of_the_same_frames_in_a_folder(
         self, run: Callable[..., tuple[dict, str]], save: Callable[..., Path], tmp_path: Path

@@ -18,7 +18,7 @@ from PIL import ImageOps
 from stmem_ros.bag.__main__ import main
 from stmem_ros.bag.io.reader import Bag, Message
 from stmem_ros.bag.io.writer import BagWriter
-from stmem_ros.decode import decode_compressed, decode_image
+from stmem_ros.decode import decode_compressed, decode_image, decode_message
 
 HEIGHT, WIDTH = 24, 32
 # Names whose order as text is another.
@@ -163,6 +163,21 @@ def test_what_a_bag_cannot_hold_as_it_is_is_compressed_again(data: Path) -> None
         assert cv2.imdecode(found[number].data, cv2.IMREAD_UNCHANGED).shape == (HEIGHT, WIDTH, 3)
     assert found[2].format == "mono8; png compressed "
     assert found[3].data[:4].tobytes() == b"\x89PNG"
+
+
+@pytest.mark.parametrize("compression", ["none", "png"])
+def test_used_bits_of_16_bit_images(data: Path, compression: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(NAMES):
+        deep = image_of(number).astype(np.uint16) << 4
+        cv2.imwrite(str(data / "frames" / f"{name}.png"), deep[..., ::-1])
+    topic = "/camera/image_raw" if compression == "none" else "/camera/image_raw/compressed"
+    assert make(data, "--compressed", compression) == 0
+    line = f"bag make: {data / 'frames'}: 16-bit images with no pixel above 4095 of 65535"
+    assert capsys.readouterr().err.count(line) == 1
+    assert decode_message(messages(data, topic)[0][1]).max() == 15
+    assert make(data, "--compressed", compression, "--used-bits", "12", "--overwrite") == 0
+    assert "16-bit" not in capsys.readouterr().err
+    np.testing.assert_array_equal(decode_message(messages(data, topic)[0][1]), image_of(0))
 
 
 def test_repeat_goes_on_in_time_with_the_same_frames_and_labels(data: Path) -> None:

@@ -265,6 +265,23 @@ class TestLabels:
         found = read(segment(entries).out)
         assert_labels(found["/segmentation/labels"], expected(checkpoint, [picture(number) for number in range(3)]))
 
+    def test_used_bits_of_16_bit_images(self, segment: Callable[..., Outcome], checkpoint: Path) -> None:
+        def deep(number: int) -> Entry:
+            pixels = picture(number).astype(np.uint16) << 4
+            fields = raw(picture(number)) | {"encoding": "rgb16", "step": 6 * pixels.shape[1]}
+            return frame(number, fields=fields | {"data": pixels.view(np.uint8).reshape(-1)})
+
+        entries = [deep(number) for number in range(3)]
+        dark = segment(entries, out="dark")
+        line = (
+            "16-bit images with no pixel above 4095 of 65535, which are dark to the network: if the camera has 12 bits"
+        )
+        assert dark.error.count(f"{CAMERA}: {line}, set --used-bits to 12") == 1
+        outcome = segment(dark.out.parent / "in", "--used-bits", "12")
+        assert "16-bit" not in outcome.error
+        segmentations = expected(checkpoint, [picture(number) for number in range(3)])
+        assert_labels(read(outcome.out)["/segmentation/labels"], segmentations)
+
     def test_a_ros_1_bag(self, segment: Callable[..., Outcome], checkpoint: Path, tmp_path: Path) -> None:
         outcome = segment(write_bag(tmp_path / "drive.bag", drive(), ros1=True))
         assert outcome.status == 0

@@ -198,12 +198,12 @@ def test_the_used_bits_of_16_are_the_picture(kind: str, bits: int) -> None:
     deep = (np.full((HEIGHT, WIDTH), 0.5) * (1 << bits)).astype(np.uint16)
     deep[0] = (1 << bits) - 1
     lines: list[str] = []
-    unset = UsedBits(0, lines.append, "images on /camera", "parameter used_bits")
+    unset = UsedBits(0, lines.append, "parameter used_bits")
     dark = decode_message(DEEP[kind](deep), unset)
     assert dark.max() <= 255 >> 16 - bits
     assert lines == [
-        f"images on /camera have 16 bits, but no pixel above {(1 << bits) - 1} of 65535, and are dark to the network: "
-        f"if the camera uses {bits} bits, set parameter used_bits to {bits}; if they are all used, to 16"
+        f"16-bit images with no pixel above {(1 << bits) - 1} of 65535, which are dark to the network: if the camera "
+        f"has {bits} bits, set parameter used_bits to {bits}, if it has all, to 16"
     ]
     decode_message(DEEP[kind](deep), unset)
     assert len(lines) == 1
@@ -217,7 +217,7 @@ def test_brighter_than_the_used_bits_is_white_and_said() -> None:
     lines: list[str] = []
     decoded = decode_message(message("mono16", GRAY.astype(np.uint16) * 16), UsedBits(10, lines.append))
     np.testing.assert_array_equal(decoded[..., 0], np.minimum(GRAY.astype(int) * 4, 255))
-    assert len(lines) == 1 and "and 10 bits end at 1023, so what is brighter is white" in lines[0]
+    assert len(lines) == 1 and "but 10 bits end at 1023, and what is brighter is white" in lines[0]
     assert "set used_bits to 12" in lines[0]
 
 

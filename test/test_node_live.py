@@ -24,12 +24,13 @@ from gray import gray_frame, own_graphs, save_fusing, save_gray  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError  # noqa: E402
 from stmem_ros.node import model as model_module  # noqa: E402
 from stmem_ros.node import segmentation_node  # noqa: E402
-from stmem_ros.node.messages import stamp_to_ns  # noqa: E402
+from stmem_ros.node.messages import stamp_from_ns, stamp_to_ns  # noqa: E402
 from stmem_ros.node.model import Loader, Model, give_back_memory, load, resident_mib, sha256_of  # noqa: E402
 from stmem_ros.node.parameters import PARAMETERS  # noqa: E402
 from stmem_ros.node.settings import ModelSettings  # noqa: E402
@@ -103,6 +104,30 @@ def test_another_model_takes_over_between_frames(graph: Graph, folder: Path) -> 
     status = graph.wait_diagnostics(model=path.name, sha256=sha256_of(path))
     assert status.name.endswith(": model") and status.level == DiagnosticStatus.OK
     assert {"memory MiB", "device", "precision", "classes"} <= {pair.key for pair in status.values}
+
+
+def test_a_camera_of_12_bits_is_dark_until_used_bits_says_so(graph: Graph) -> None:
+    deep = (gray_frame(7)[..., 0].astype(np.uint16) << 4) + 9
+
+    def labelled() -> int:
+        message = Image(height=deep.shape[0], width=deep.shape[1], encoding="mono16", step=2 * deep.shape[1])
+        message.header.stamp, message.header.frame_id = stamp_from_ns(graph.next_stamp), "camera"
+        graph.next_stamp += PERIOD_NS
+        message.data.frombytes(deep.tobytes())
+        before = len(graph.received["labels"])
+        graph.send(message)
+        graph.wait_labels(before + 1)
+        (found,) = np.unique(pixels(graph.received["labels"][before])).tolist()
+        return found
+
+    assert labelled() < 7
+    graph.wait_message(f"{graph.namespace}/image: 16-bit images with no pixel above", "set parameter used_bits to")
+    try:
+        assert graph.set(used_bits=12).successful
+        assert labelled() == 7
+    finally:
+        assert graph.set(used_bits=0).successful
+    assert not graph.set(used_bits=17).successful
 
 
 def test_no_frame_is_lost_or_mislabelled_while_models_change(graph: Graph, folder: Path) -> None:

@@ -20,12 +20,14 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from stmem_ros.bag.options import add_used_bits
 from stmem_ros.command import exit_status
 from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.encode import write_image
 from stmem_ros.files import whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
+from stmem_ros.used_bits import UsedBits
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
 from training.data.label_info import read_label_info
 from training.data.label_messages import LabelReader
@@ -112,7 +114,10 @@ def write_frames(
     names = {image: f"{sequence}_{number:08d}.png" for number, image in by_number.items()}
     skipped: list[str] = []
     shapes = {}
-    for image, pixels in read(images, names, _rgb, skipped):
+    used_bits = UsedBits(
+        options.used_bits, lambda line: tqdm.write(f"{images.topic}: {line}", sys.stderr), "--used-bits"
+    )
+    for image, pixels in read(images, names, lambda message, _: decode_message(message, used_bits), skipped):
         write_image(frames / names[image], pixels, survive_power_loss=False)
         shapes[image] = pixels.shape
     image_of = {pairs[image]: image for image in labelled if image in shapes}
@@ -193,10 +198,6 @@ def _where(source: BagSource, index: int) -> str:
     return f"{source.name}, message {index} on {source.topic}"
 
 
-def _rgb(message: Any, where: str) -> NDArray[np.uint8]:
-    return decode_message(message)
-
-
 def _word(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits, '.', '_' and '-' only")
@@ -246,6 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
         "(default: the folder's own, those that label_info beside the labels lists, or one class for each id, to be "
         "named in the YAML file written)",
     )
+    add_used_bits(parser)
     options = parser.parse_args(arguments)
     return exit_status(
         "extract_bag",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Container, Generator, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stmem_ros.bag.io.reader import Bag, BagError, Message
 from stmem_ros.bag.messages import Stamp
 from stmem_ros.decode import ImageError, decode_message
+from stmem_ros.used_bits import UsedBits
 
 # What lies between two frames goes on in pieces: messages, and bytes.
 MOST_MESSAGES = 256
@@ -46,11 +47,16 @@ class Piece:
 
 
 def pieces(
-    bag: Bag, cameras: Sequence[str], others: Sequence[str], wanted: Container[int] | None = None
+    bag: Bag,
+    cameras: Sequence[str],
+    others: Sequence[str],
+    used_bits: Mapping[str, UsedBits],
+    wanted: Container[int] | None = None,
 ) -> Generator[Piece, None, None]:
     """Each camera's images in stamp order, among the messages of the topics `others` in the order of recording.
 
-    Only frames whose stamp is in `wanted` are decoded, all where it is None. Raises BagError.
+    Only frames whose stamp is in `wanted` are decoded, all where it is None. `used_bits` has one for each camera.
+    Raises BagError.
     """
     sources = [((message, True) for message in bag.in_stamp_order([camera])) for camera in cameras]
     if others:
@@ -59,7 +65,7 @@ def pieces(
     size = 0
     for message, is_frame in heapq.merge(*sources, key=lambda entry: entry[0].recorded_ns):
         if is_frame:
-            yield Piece(between, _decoded(bag, message, wanted))
+            yield Piece(between, _decoded(bag, message, used_bits[message.topic], wanted))
         else:
             between.append(message)
             size += len(message.data)
@@ -71,7 +77,7 @@ def pieces(
         yield Piece(between, None)
 
 
-def _decoded(bag: Bag, message: Message, wanted: Container[int] | None) -> BagFrame:
+def _decoded(bag: Bag, message: Message, used_bits: UsedBits, wanted: Container[int] | None) -> BagFrame:
     frame = BagFrame(message.topic, message.stamp_ns, message.recorded_ns)
     if wanted is not None and message.stamp_ns not in wanted:
         return frame
@@ -80,7 +86,7 @@ def _decoded(bag: Bag, message: Message, wanted: Container[int] | None) -> BagFr
         stamp = content.header.stamp
         if stamp.nanosec >= 1_000_000_000:
             raise ImageError("stamp", f"the stamp has {stamp.nanosec} nanoseconds; a second has 10^9")
-        image = decode_message(content)
+        image = decode_message(content, used_bits)
     except BagError as error:
         return dataclasses.replace(frame, problem=ImageError("message", str(error)))
     except ImageError as error:

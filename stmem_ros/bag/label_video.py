@@ -16,6 +16,7 @@ from stmem_ros.bag.pipeline import read_ahead
 from stmem_ros.bag.plan import CameraPlan, Plan
 from stmem_ros.bag.video import OverlayVideo, frame_rate
 from stmem_ros.labels import LabelSet
+from stmem_ros.used_bits import UsedBits
 
 FRAMES_FOR_RATE = 100
 DEPTH = 4
@@ -43,9 +44,10 @@ def write_videos(path: Path, source: Bag, segmented: Path, plan: Plan, labels: L
             with contextlib.closing(bag.in_stamp_order([topic])) as messages:
                 rate = frame_rate(message.stamp_ns for message in islice(messages, FRAMES_FOR_RATE))
             target = video_path(path, camera)
+            used_bits = {camera.topic: UsedBits(plan.used_bits)}
             with (
                 OverlayVideo(target, labels, rate) as video,
-                contextlib.closing(read_ahead(pieces(source, [camera.topic], ()), DEPTH)) as ahead,
+                contextlib.closing(read_ahead(pieces(source, [camera.topic], (), used_bits), DEPTH)) as ahead,
             ):
                 frames = (piece.frame for piece in ahead if piece.frame is not None)
                 for message in tqdm(bag.in_stamp_order([topic]), target.name, count, unit="frame", disable=None):

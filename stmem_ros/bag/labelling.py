@@ -20,6 +20,7 @@ from stmem_ros.bag.stream import CameraStream, Due
 from stmem_ros.decode import ImageError
 from stmem_ros.labels import LabelSet, colorize
 from stmem_ros.streaming import Segmentation, StreamingSegmenter
+from stmem_ros.used_bits import UsedBits
 
 # Pieces between the threads; each has one frame at most, or some megabytes of other messages.
 DEPTH = 4
@@ -94,15 +95,20 @@ class Labelling:
         progress: Callable[[], object] = lambda: None,
         warn: Callable[[str], object] = lambda line: None,
     ) -> None:
-        """`progress` is called after each frame, `warn` with a line at each new reason why a frame has no label.
+        """`progress` is called after each frame, `warn` with a line at each new reason why a frame has no label,
+        and for images that seem to be darker than they should be.
 
         Raises BagError, and what `write` raises.
         """
         self._write, self._warn = write, warn
+        used_bits = {
+            topic: UsedBits(self._plan.used_bits, partial(_warn_of, warn, topic), "--used-bits")
+            for topic in self._plan.frames
+        }
         with (
             WriteBehind[Callable[[], None]](lambda job: job(), DEPTH) as self._behind,
             contextlib.closing(
-                read_ahead(pieces(self._bag, self._plan.frames, self._plan.passed, wanted), DEPTH)
+                read_ahead(pieces(self._bag, self._plan.frames, self._plan.passed, used_bits, wanted), DEPTH)
             ) as ahead,
         ):
             first = True
@@ -210,3 +216,7 @@ class Labelling:
             return segmentation.labels
         assert segmentation.confidence is not None
         return segmentation.confidence
+
+
+def _warn_of(warn: Callable[[str], object], topic: str, line: str) -> None:
+    warn(f"{topic}: {line}")

@@ -10,6 +10,8 @@ import argparse
 import math
 import re
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ from stmem_ros.bag.io.errors import BagError, why
 from stmem_ros.bag.io.reader import COMPRESSED_IMAGE, IMAGE
 from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.bag.messages import CAMERA_INFO, MessageMaker, Stamp
+from stmem_ros.bag.options import add_used_bits
 from stmem_ros.decode import ImageError, check_compressed, decode_encoded
 from stmem_ros.encode import EncodeError, encode_image
 from stmem_ros.image_header import Header
 from stmem_ros.label_image import LabelFormatError, decode_label_file
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.sources import DEFAULT_RATE, IMAGE_SUFFIXES, SourceError, image_files
+from stmem_ros.used_bits import UsedBits
 
 JPEG_QUALITY = 95
 TOPIC = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
@@ -59,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["none", "png", "jpeg"],
         help="none: Image, rgb8 (default); else CompressedImage on TOPIC/compressed, png without loss, jpeg small",
     )
+    add_used_bits(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     parser.add_argument("--frame-id", default="camera", help="default: %(default)s")
     parser.add_argument(
@@ -118,6 +123,7 @@ class FrameMessages(MessageMaker):
         super().__init__(typestore)
         self._kind, self._frame_id = options.compressed, options.frame_id
         self._degrees = options.field_of_view
+        self._used_bits = UsedBits(options.used_bits, partial(_warn, options.frames), "--used-bits")
         self._table = np.arange(1 << 16, dtype=np.uint16)
         self._table[list(options.void_ids)] = IGNORE_INDEX
         # Of all label images so far.
@@ -127,7 +133,7 @@ class FrameMessages(MessageMaker):
         """Height and width of an image, and its Image or CompressedImage. Raises BagError."""
         try:
             data = np.fromfile(path, np.uint8)
-            image = decode_encoded(data)
+            image = decode_encoded(data, self._used_bits)
         except (OSError, ImageError) as error:
             raise BagError(f"{path} cannot be read: {why(error)}") from error
         size = (image.shape[0], image.shape[1])
@@ -177,6 +183,10 @@ class FrameMessages(MessageMaker):
             binning_y=0,
             roi=region(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
         )
+
+
+def _warn(frames: Path, line: str) -> None:
+    tqdm.write(f"bag make: {frames}: {line}", file=sys.stderr)
 
 
 def _ids(text: str) -> tuple[int, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from stmem_ros.used_bits import ALL_BITS, MEANING, UNKNOWN
+
 
 def add_stream_arguments(group: argparse._ArgumentGroup) -> None:
-    """`--window`, `--short-side`, `--max-gap` and `--device`, as `StreamConfig` has them."""
+    """`--window`, `--short-side`, `--max-gap` and `--device`, as `StreamConfig` has them, and `--used-bits`."""
     group.add_argument(
         "--window",
         default="causal",
@@ -28,3 +30,11 @@ def add_stream_arguments(group: argparse._ArgumentGroup) -> None:
         help="between stamps, above which the window is forgotten (default: %(default)s)",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add_used_bits(group)
+
+
+def add_used_bits(group: argparse._ActionsContainer) -> None:
+    """`--used-bits`, for commands that read images."""
+    group.add_argument(
+        "--used-bits", metavar="BITS", type=int, choices=range(ALL_BITS + 1), default=UNKNOWN, help=MEANING
+    )

@@ -40,6 +40,7 @@ class CameraPlan:
 class Plan:
     """`passed` are the input's topics that are handed on, `recorded` the topic whose stamps choose the frames.
 
+    `used_bits` are those of 16-bit images (`UsedBits`).
     `lost` has a line for each topic that cannot be handed on and each output that was asked for and cannot be written,
     `notes` one for each output that is left out though nothing is wrong.
     """
@@ -47,6 +48,7 @@ class Plan:
     cameras: tuple[CameraPlan, ...]
     passed: tuple[str, ...]
     recorded: str | None
+    used_bits: int = 0
     lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -89,7 +91,8 @@ def make_plan(bag: Bag, options: argparse.Namespace) -> Plan:
         recorded = bag.choose_images([options.as_recorded])[0]
     lost = [f"topic {topic.name} is left out: its messages are of {topic.type}" for topic in mixed]
     lost += without if asked else []
-    return Plan(tuple(cameras), passed, recorded, tuple(lost), () if asked else tuple(without))
+    notes = () if asked else tuple(without)
+    return Plan(tuple(cameras), passed, recorded, options.used_bits, tuple(lost), notes)
 
 
 def _calibrations(bag: Bag, topics: Sequence[str], named: Sequence[str], without: list[str]) -> dict[str, str]:

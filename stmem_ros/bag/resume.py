@@ -31,6 +31,7 @@ def describe(bag: Path, checkpoint: Path, plan: Plan, engine: StreamingSegmenter
         "window": config.window,
         "short_side": config.short_side,
         "max_gap": config.max_gap,
+        "used_bits": plan.used_bits,
         "image_topics": " ".join(plan.frames),
         "outputs": " ".join(topic for camera in plan.cameras for topic in camera.outputs.values()),
         "camera_info_topics": " ".join(camera.info_topic or "none" for camera in plan.cameras),

@@ -9,6 +9,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from stmem_ros.streaming.device import PRECISIONS
+from stmem_ros.used_bits import ALL_BITS, MEANING, UNKNOWN
 
 READ_AT_START = "it is read when the node starts"
 TOPICS_FIXED = "it decides which topics there are"
@@ -136,6 +137,7 @@ PARAMETERS = (
         ("auto", "reliable", "best_effort"),
         fixed=LISTENING_FIXED,
     ),
+    Parameter("used_bits", UNKNOWN, f"{MEANING[0].upper()}{MEANING[1:]}.", range=(0, ALL_BITS)),
     Parameter("overlay_alpha", 0.5, "Share of the class colours in the overlay.", range=(0.0, 1.0)),
     Parameter("output_scale", 1.0, "Size of the outputs, as a share of the camera image's.", range=(0.01, 1.0)),
     Parameter(

@@ -28,6 +28,7 @@ from stmem_ros.encode import EncodeError, encode_image
 from stmem_ros.node.lifecycle import end_soon
 from stmem_ros.node.messages import stamp_from_ns, to_array, to_image_msg
 from stmem_ros.sources import DEFAULT_RATE, Frame, SourceError, open_source
+from stmem_ros.used_bits import ALL_BITS, MEANING, UNKNOWN
 from stmem_ros.video import quiet_opencv
 
 QUEUE_DEPTH = 5
@@ -60,6 +61,7 @@ class ReplayConfig:
     width: int
     height: int
     transport: str
+    used_bits: int
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -81,7 +83,7 @@ class ReplayNode(Node):
         self.published = 0
         self._stopping = stopping
         self._config = config = _declare_parameters(self)
-        self._source = open_source(config.source, config.topic, config.rate or None)
+        self._source = open_source(config.source, config.topic, config.rate or None, config.used_bits)
         self._period_ns = 1e9 / (config.rate or self._source.rate or DEFAULT_RATE)
         reliability = ReliabilityPolicy.RELIABLE if config.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=QUEUE_DEPTH, reliability=reliability)
@@ -252,6 +254,12 @@ def _declare_parameters(node: Node) -> ReplayConfig:
         ),
         transport=value(
             "transport", "raw", "raw: Image on image. compressed: JPEG CompressedImage on image/compressed."
+        ),
+        used_bits=value(
+            "used_bits",
+            UNKNOWN,
+            f"{MEANING[0].upper()}{MEANING[1:]}.",
+            integer_range=[IntegerRange(from_value=0, to_value=ALL_BITS, step=1)],
         ),
     )
 

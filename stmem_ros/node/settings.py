@@ -61,6 +61,7 @@ class FrameSettings:
 
     max_gap: float
     max_batch: int
+    used_bits: int
     overlay_alpha: float
     output_scale: float
     output_height: int

@@ -27,6 +27,7 @@ from stmem_ros.node.settings import THE_STREAM, InputSettings, listed, name_came
 from stmem_ros.node.statistics import ANOTHER_MODEL, STAMP, Statistics
 from stmem_ros.streaming import StreamingSegmenter
 from stmem_ros.topics import camera_info_topics
+from stmem_ros.used_bits import UsedBits
 
 THE_TOPIC = "image"
 NS_IN_A_SECOND = 1_000_000_000
@@ -79,6 +80,9 @@ class Stream:
         self.engine: StreamingSegmenter | None = None
         self.enabled = True
         self.reset_asked = threading.Event()
+        self.used_bits = UsedBits(
+            warn=lambda line: warn(f"used_bits {self.name}", f"{self.topic}: {line}"), setting="parameter used_bits"
+        )
         self.camera: Camera | None = None
         self.info: CameraInfoListener | None = None
         self.listening_since = 0.0

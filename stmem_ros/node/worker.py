@@ -112,7 +112,8 @@ class Worker:
             engine.reset()
             stream.statistics.reset(ASKED_FOR)
         taken = time.perf_counter()
-        image = decode_message(message)
+        stream.used_bits.bits = settings.used_bits
+        image = decode_message(message, stream.used_bits)
         stream.size = (image.shape[0], image.shape[1])
         decoded = time.perf_counter()
         if engine.state.newest is not None and letter.origin != stream.origin:

@@ -186,6 +186,7 @@ def settings_of(options: argparse.Namespace, bags: Sequence[Path]) -> Evaluation
         short_side=options.short_side,
         device=options.device,
         max_gap=options.max_gap,
+        used_bits=options.used_bits,
         tolerance=options.tolerance,
         shots=max(SHOTS // len(bags), 1),
         worst=max(WORST // len(bags), 1),

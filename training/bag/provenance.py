@@ -73,7 +73,7 @@ def command(settings: EvaluationSettings, bags: Sequence[Path]) -> str:
     }
     words += [str(word) for option, values in several.items() for value in values for word in (option, value)]
     defaults = EvaluationSettings()
-    for option in ("truth_folder", "dataset", "window", "short_side", "max_gap", "tolerance"):
+    for option in ("truth_folder", "dataset", "window", "short_side", "max_gap", "used_bits", "tolerance"):
         value = getattr(settings, option)
         if value != getattr(defaults, option):
             words += [f"--{option.removesuffix('_folder').replace('_', '-')}", str(value)]

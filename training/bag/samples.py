@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from stmem_ros.bag.io.reader import Bag, BagError, Message
 from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.labels import LabelSet
+from stmem_ros.used_bits import UsedBits
 from training.bag.cameras import Camera, Key, all_topics, choose_cameras, match
 from training.bag.settings import EvaluationSettings
 from training.bag.truth import (
@@ -91,6 +93,9 @@ class Samples:
         self._ids = TruthReader(labels, None, settings.classes_from)
         self.cameras = choose_cameras(bag, settings, labels)
         self._awaited = match(bag, self.cameras, settings)
+        self._used_bits = [
+            UsedBits(settings.used_bits, partial(self._note, camera.topic), "--used-bits") for camera in self.cameras
+        ]
 
     @property
     def frames(self) -> int:
@@ -116,7 +121,7 @@ class Samples:
         camera, stamp = self.cameras[place], message.stamp_ns
         mates = {topic: arrivals.take(key) for topic, key in camera.keys(stamp).items()}
         file = camera.files.get(stamp)
-        decoded = self._decoded(camera, message, _image)
+        decoded = self._decoded(camera, message, partial(_image, self._used_bits[place]))
         if decoded is None:
             return Sample(place, stamp)
         image, frame_id = decoded
@@ -134,6 +139,9 @@ class Samples:
                 confidence = self._labels(camera, mates.get(confidence_topic), image, probability)
             recorded.append(None if labels is None else Recorded(labels, confidence))
         return Sample(place, stamp, frame_id, image, truth, tuple(recorded))
+
+    def _note(self, topic: str, line: str) -> None:
+        self._bag.notes.append(f"{topic}: {line}")
 
     def _prediction(self, content: Any, where: str) -> Labels:
         return prediction(self._ids, content, where)
@@ -166,6 +174,5 @@ class Samples:
         return f"{self._bag.path}, message of {message.topic} at {message.stamp_ns} ns"
 
 
-def _image(content: Any, _: str) -> tuple[NDArray[np.uint8], str]:
-    image = decode_message(content)
-    return image, content.header.frame_id
+def _image(used_bits: UsedBits, content: Any, _: str) -> tuple[NDArray[np.uint8], str]:
+    return decode_message(content, used_bits), content.header.frame_id

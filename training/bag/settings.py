@@ -33,6 +33,7 @@ class EvaluationSettings:
             classes of the package's model
         classes_from: where the classes are from, for people
         window, short_side, device, max_gap: see StreamConfig
+        used_bits: those of 16-bit images, 0 for all (`UsedBits`)
         tolerance: seconds that stamps may differ by which label images are matched with frames
         shots, worst: how many pictures of a sequence are kept for the report, evenly and of the worst
     """
@@ -49,6 +50,7 @@ class EvaluationSettings:
     short_side: int = 0
     device: str = "auto"
     max_gap: float = 1.0
+    used_bits: int = 0
     tolerance: float = 0.001
     shots: int = 120
     worst: int = 12
