@@ -38,13 +38,15 @@ def find_configuration(text: str, option: str = "--config") -> Configuration:
 
     Raises NotMeasured, naming the `option` that the text was given with.
     """
-    stem = text.removesuffix(".yaml")
+    path = Path(text)
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    stem = text.removesuffix(path.suffix) if is_yaml else text
     ours = [file for file in (CONFIGS / f"{stem}.yaml", CONFIGS / "paper" / f"{stem}.yaml") if stem and file.is_file()]
-    if text.endswith(".yaml") and Path(text).is_file():
-        file = Path(text)
+    if is_yaml and path.is_file():
+        file = path
     elif ours:
         file = ours[0]
-    elif text.endswith(".yaml") and Path(text).name != text:
+    elif is_yaml and path.name != text:
         raise NotMeasured(f"{option} {text}: there is no such file")
     else:
         raise NotMeasured(f"{option} {text}: there is no such configuration; {_near(stem)}")

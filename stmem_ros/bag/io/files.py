@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stmem_ros.bag.io.errors import BagError, why
-from stmem_ros.bag.io.scratch import COMPRESSED
+from stmem_ros.bag.io.scratch import unpacked_name
 from stmem_ros.sources import natural_order
 
 METADATA = "metadata.yaml"
@@ -31,7 +31,7 @@ class BagFiles:
 
 def kind_of(path: Path) -> str:
     """The suffix, without that of its compression."""
-    return PurePath(path.name.removesuffix(COMPRESSED)).suffix.lower()
+    return PurePath(unpacked_name(path)).suffix
 
 
 def bag_files(path: Path, lost: list[str], notes: list[str]) -> BagFiles:
@@ -54,7 +54,7 @@ def _in_folder(path: Path, lost: list[str], notes: list[str]) -> BagFiles:
     found = sorted((each for each in path.iterdir() if kind_of(each) in STORAGE and each.is_file()), key=natural_order)
     if not (path / METADATA).exists():
         if not found:
-            others = sorted(each.name for each in path.glob("*.bag"))
+            others = sorted(each.name for each in path.iterdir() if kind_of(each) in ROS1)
             hint = f"; give one of its files, such as {path / others[0]}" if others else ""
             raise BagError(f"{path} is no bag: it has neither {METADATA} nor a file that ends in .mcap or .db3{hint}")
         notes.append(f"{METADATA} is missing: the files are read in the order of their names")
@@ -70,8 +70,8 @@ def _in_folder(path: Path, lost: list[str], notes: list[str]) -> BagFiles:
         return BagFiles(found)
     paths = [path / name for name in names]
     for missing in [each for each in paths if not each.is_file()]:
-        # A file may have been unpacked, or packed, after its recording.
-        twin = next((each for each in found if _plain(each) == _plain(missing)), None)
+        # A file may have been unpacked, packed, or renamed to X.MCAP, after its recording.
+        twin = next((each for each in found if unpacked_name(each) == unpacked_name(missing)), None)
         if twin is not None:
             paths[paths.index(missing)] = twin
             continue
@@ -80,9 +80,9 @@ def _in_folder(path: Path, lost: list[str], notes: list[str]) -> BagFiles:
         lost.append(f"{missing.name}{count} is missing, and {METADATA} lists it")
     if not paths and not found:
         raise BagError(f"{path} cannot be read as a bag: it has none of the files that its {METADATA} lists")
-    known = {_plain(each) for each in paths}
+    known = {unpacked_name(each) for each in paths}
     for each in found:
-        if _plain(each) not in known:
+        if unpacked_name(each) not in known:
             notes.append(f"{each.name} is read though {METADATA} does not list it")
             paths.append(each)
     return BagFiles(paths, counts=counts)
@@ -96,7 +96,3 @@ def _listed(metadata: Path) -> tuple[list[str], dict[str, int]]:
     if len(names) == 1:
         counts.setdefault(names[0], int(information["message_count"]))
     return names, counts
-
-
-def _plain(path: Path) -> str:
-    return path.name.removesuffix(COMPRESSED)

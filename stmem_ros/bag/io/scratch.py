@@ -56,9 +56,9 @@ class Scratch:
     def _copy(self, path: Path) -> Path:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="stmem_ros_bag_")
-        copy = Path(self._folder.name, f"{len(self._readers)}{Path(path.name.removesuffix(COMPRESSED)).suffix}")
+        copy = Path(self._folder.name, f"{len(self._readers)}{Path(unpacked_name(path)).suffix}")
         try:
-            if path.suffix == COMPRESSED:
+            if path.suffix.lower() == COMPRESSED:
                 self._unpack(path, copy)
             elif any(_journal(path, ending).exists() for ending in JOURNALS):
                 self._finish_transactions(path, copy)
@@ -102,8 +102,15 @@ class Scratch:
             self._lost.append(line)
 
 
+def unpacked_name(path: Path) -> str:
+    """A file's name without the ending of its compression; what is left ends in small letters, as rosbags wants it."""
+    name = path.with_suffix("") if path.suffix.lower() == COMPRESSED else path
+    return name.stem + name.suffix.lower()
+
+
 def _needs_copy(path: Path) -> bool:
-    if path.suffix == COMPRESSED:
+    # rosbags goes by the ending, in small letters.
+    if unpacked_name(path) != path.name:
         return True
     return path.suffix == ".db3" and (
         any(character in str(path) for character in _NOT_IN_URIS)
