@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from stmem_ros.bag.io.compression import zstd
 from stmem_ros.bag.io.reader import Bag
 from stmem_ros.sources import open_source
 from training.bag.truth import files_by_stamp
-from training.data.label_images import DatasetError
+from training.data.dataset import DatasetError, list_frames, load_spec, read_frame, read_labels, scan
 from training.paper.configuration import find_configuration
 
 COUNT = 3
@@ -112,3 +113,74 @@ def test_a_configuration(tmp_path: Path) -> None:
     shutil.copy(own, tmp_path / "OWN.YAML")
     assert find_configuration(str(tmp_path / "OWN.YAML")).file == tmp_path / "OWN.YAML"
     assert find_configuration("camvid_lite2.YAML").file == own
+
+
+@pytest.fixture
+def shapes(make_shapes: Callable[..., Path], tmp_path: Path) -> Path:
+    """The YAML file of three frames and their label images, all of them .png."""
+    return make_shapes(tmp_path, {"train": 3})
+
+
+def rename(folder: Path, ending: str) -> None:
+    """Images of another kind, under names that end so."""
+    for path in sorted(folder.glob("*.png")):
+        assert cv2.imwrite(str(path.with_suffix(ending)), cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+        path.unlink()
+
+
+@pytest.mark.parametrize(("images", "labels"), [(".PNG", ".PNG"), (".JPG", ".Png"), (".tiff", ".PNG")])
+def test_a_data_set(shapes: Path, images: str, labels: str) -> None:
+    root, spec = shapes.parent, load_spec(shapes)
+    expected = [read_labels(frame.labels, spec) for frame in list_frames(spec, root, "train")]
+    rename(root / "train", images)
+    rename(root / "trainannot", labels)
+    split = scan(spec, root, "train")
+    assert not split.problems and not split.lone_labels
+    for frame, truth in zip(split.frames, expected, strict=True):
+        np.testing.assert_array_equal(read_frame(frame, spec)[1], truth)
+
+
+def test_a_data_set_of_tiff_labels_says_so_in_its_label_name(shapes: Path) -> None:
+    rename(shapes.parent / "trainannot", ".TIF")
+    with pytest.raises(DatasetError, match=r"; drive_000000\.TIF is there: let the data set's label_name end in \.TIF"):
+        list_frames(load_spec(shapes), shapes.parent, "train")
+    shapes.write_text(shapes.read_text() + 'label_name: "{name}.tif"\n')
+    assert len(list_frames(load_spec(shapes), shapes.parent, "train")) == 3
+
+
+@pytest.mark.parametrize("unlabelled", ["true", "false"])
+def test_jpeg_labels_of_a_data_set(shapes: Path, unlabelled: str) -> None:
+    rename(shapes.parent / "trainannot", ".jpg")
+    shapes.write_text(shapes.read_text() + f"unlabelled_frames: {unlabelled}\n")
+    with pytest.raises(DatasetError, match=r"; drive_000000\.jpg is a JPEG, which alters labels"):
+        list_frames(load_spec(shapes), shapes.parent, "train")
+    shapes.write_text(shapes.read_text() + 'label_name: "{name}.jpg"\n')
+    spec = load_spec(shapes)
+    with pytest.raises(DatasetError, match=r"drive_000000\.jpg is a JPEG, which alters labels: give them as PNG"):
+        read_frame(list_frames(spec, shapes.parent, "train")[0], spec)
+
+
+def test_labels_among_the_images_and_a_lone_label(shapes: Path) -> None:
+    root = shapes.parent
+    rename(root / "train", ".jpg")
+    rename(root / "trainannot", ".PNG")
+    for path in sorted((root / "trainannot").iterdir()):
+        path.rename(root / "train" / path.name)
+    (root / "train" / "drive_000002.jpg").unlink()
+    shapes.write_text(shapes.read_text().replace('labels: "{split}annot"', 'labels: "{split}"'))
+    split = scan(load_spec(shapes), root, "train")
+    assert [(frame.image.name, frame.labels.name) for frame in split.frames] == [
+        (f"drive_{number:06d}.jpg", f"drive_{number:06d}.PNG") for number in (0, 1)
+    ]
+
+
+def test_a_list(shapes: Path) -> None:
+    root = shapes.parent
+    rename(root / "train", ".JPG")
+    rename(root / "trainannot", ".PNG")
+    shapes.write_text(shapes.read_text() + 'list: "{split}.txt"\n')
+    (root / "train.txt").write_text(
+        "drive_000000\ntrain/drive_000001.jpg\ntrain/drive_000002.jpg trainannot/drive_000002.png\n"
+    )
+    frames = list_frames(load_spec(shapes), root, "train")
+    assert [frame.labels.name for frame in frames] == [f"drive_{number:06d}.PNG" for number in range(3)]

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.sources import IMAGE_SUFFIXES, JPEG_SUFFIXES
 from training.data.dataset_spec import DATASETS, DatasetSpec, load_spec, require_classes
-from training.data.folders import image_files
+from training.data.folders import image_files, small_ending
 from training.data.frame_list import ListedFrames, listed_labels, read_list
-from training.data.frame_names import LabelledFrame, frame_of, misfit
+from training.data.frame_names import LabelledFrame, frame_of, misfit, without_ending
 from training.data.label_images import DatasetError, read_image, read_label_image
 
 __all__ = [
@@ -73,10 +74,13 @@ def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
     label_files = set(files if labels_folder == frames_folder else image_files(labels_folder, problems))
     lines = None if spec.list_file is None else read_list(_list_file(spec, root, split), spec)
     if not files and not problems:
-        problems.append(f"{frames_folder} holds no images; data set {spec.name} has its {split} split there")
+        problems.append(
+            f"{frames_folder} holds no images ({' '.join(IMAGE_SUFFIXES)}); data set {spec.name} has its {split} split "
+            "there"
+        )
     own_problems = _Problems()
     no_frames = set() if lines is None else listed_labels(lines, (root, labels_folder))
-    found = _frames_in(files, frames_folder, labels_folder, no_frames, spec, own_problems)
+    found = _frames_in(files, frames_folder, labels_folder, label_files, no_frames, spec, own_problems)
     if lines is None:
         wanted = found
         problems += own_problems.all()
@@ -88,23 +92,27 @@ def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
     for frame in [*found, *wanted]:
         if frame.sequence in images:
             images[frame.sequence].setdefault(frame.number, frame.image)
-    frames = []
+    frames, unlabelled = [], []
     for frame in wanted:
-        if frame.labels in label_files or (lines is not None and frame.labels.is_file()):
-            frames.append(frame)
-        elif not spec.unlabelled_frames:
-            problems.append(f"{frame.image} has no label image {frame.labels} (unlabelled_frames: true allows that)")
+        there = frame.labels in label_files or (lines is not None and frame.labels.is_file())
+        (frames if there else unlabelled).append(frame)
+    hint = _other_endings(unlabelled, label_files)
+    if not spec.unlabelled_frames:
+        problems += [
+            f"{frame.image} has no label image {frame.labels}{hint} (unlabelled_frames: true allows that)"
+            for frame in unlabelled
+        ]
     problems += _shared_labels(frames, spec)
     if not frames and not problems:
-        problems.append(f"no frame of the {split} split of {spec.name} has a label image in {labels_folder}")
+        problems.append(f"no frame of the {split} split of {spec.name} has a label image in {labels_folder}{hint}")
     lone = label_files - {frame.labels for frame in [*found, *wanted]} - {frame.image for frame in found}
-    any_name = spec.label_name.format(**dict.fromkeys([*spec.name_pattern.groupindex, "sequence", "name"], "*"))
+    fields = dict.fromkeys([*spec.name_pattern.groupindex, "sequence", "name"], "*")
+    any_name = small_ending(labels_folder / spec.label_name.format(**fields)).relative_to(labels_folder)
+    names = {path: small_ending(path).relative_to(labels_folder) for path in sorted(lone)}
     return Split(
         frames=sorted(frames, key=lambda frame: (frame.sequence, frame.number)),
         images=images,
-        lone_labels=sorted(
-            path for path in lone if fnmatch.fnmatchcase(path.relative_to(labels_folder).as_posix(), any_name)
-        ),
+        lone_labels=[path for path, name in names.items() if fnmatch.fnmatchcase(name.as_posix(), any_name.as_posix())],
         problems=problems,
     )
 
@@ -175,13 +183,19 @@ def _frames_in(
     files: list[Path],
     folder: Path,
     labels_folder: Path,
+    label_files: set[Path],
     no_frames: set[Path],
     spec: DatasetSpec,
     problems: _Problems,
 ) -> list[LabelledFrame]:
     """Every frame in a folder's files, with the label image that it should have, be that there or not."""
-    names = {path: path.relative_to(folder) for path in files if path not in no_frames}
+    names = {path: path.relative_to(folder) for path in files if small_ending(path) not in no_frames}
+    of_name = {small_ending(path): path for path in label_files}
     frames = {path: frame_of(name, path, labels_folder, spec) for path, name in names.items()}
+    for path, frame in frames.items():
+        if frame is not None and frame.labels not in label_files:
+            there = of_name.get(small_ending(frame.labels), path)
+            frames[path] = frame if there == path else dataclasses.replace(frame, labels=there)
     # Label images may lie among the frames.
     labels = {frame.labels for frame in frames.values() if frame is not None}
     kept: dict[tuple[str, int], LabelledFrame] = {}
@@ -199,6 +213,19 @@ def _frames_in(
             )
             problems.sequences.append((frame.sequence, line))
     return list(kept.values())
+
+
+def _other_endings(unlabelled: list[LabelledFrame], label_files: set[Path]) -> str:
+    """A hint, if a label image that is missing is there with another ending; else empty."""
+    of_stem = {without_ending(str(path)): path for path in label_files} if unlabelled else {}
+    for frame in unlabelled:
+        other = of_stem.get(without_ending(str(frame.labels)))
+        if other is None or other == frame.image:
+            continue
+        if other.suffix.lower() in JPEG_SUFFIXES:
+            return f"; {other.name} is a JPEG, which alters labels"
+        return f"; {other.name} is there: let the data set's label_name end in {other.suffix}"
+    return ""
 
 
 def _shared_labels(frames: list[LabelledFrame], spec: DatasetSpec) -> Iterator[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
-FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+from stmem_ros.sources import IMAGE_SUFFIXES
+
+P = TypeVar("P", bound=PurePath)
 
 
 def image_files(folder: Path, problems: list[str]) -> list[Path]:
@@ -19,7 +22,18 @@ def image_files(folder: Path, problems: list[str]) -> list[Path]:
 
 
 def is_image_name(name: str) -> bool:
-    return name.lower().endswith(FRAME_ENDINGS) and not name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def small_ending(path: P) -> P:
+    """The path with its ending in small letters: `a.PNG` and `a.png` are one name."""
+    return path.with_suffix(path.suffix.lower()) if path.name else path
+
+
+def existing(path: Path) -> Path | None:
+    """The file of that path, or else the one whose ending is written in the other case; None for none."""
+    endings = (path.suffix, path.suffix.lower(), path.suffix.upper())
+    return next((place for place in map(path.with_suffix, endings) if place.is_file()), None) if path.name else None
 
 
 def _files(folder: Path, seen: dict[tuple[int, int], Path], problems: list[str]) -> Iterator[Path]:

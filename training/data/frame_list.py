@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
+from stmem_ros.sources import IMAGE_SUFFIXES
 from training.data.dataset_spec import DatasetSpec
-from training.data.folders import FRAME_ENDINGS
+from training.data.folders import existing, small_ending
 from training.data.frame_names import LabelledFrame, frame_of, misfit, without_ending
 from training.data.label_images import DatasetError
 from training.data.text_files import read_text
@@ -24,7 +25,7 @@ HEADING = re.compile(
     r"(image|img|frame|file|path|rgb|input)\w*\n(label|mask|annot|gt|ground|seg|target)\w*", re.IGNORECASE
 )
 # Between two names that hold blanks themselves: a blank behind the ending of an image.
-BEHIND_ENDING = re.compile(rf"({'|'.join(map(re.escape, FRAME_ENDINGS))})\s+", re.IGNORECASE)
+BEHIND_ENDING = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})\s+", re.IGNORECASE)
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
@@ -66,7 +67,7 @@ def names_in(line: str) -> list[str]:
     separator = next((each for each in SEPARATORS if each in bare), " ")
     if separator == " " and quote not in line:
         names = BEHIND_ENDING.sub(r"\1\n", line).split("\n")
-        names = names if len(names) == 2 and names[1].lower().endswith(FRAME_ENDINGS) else line.split()
+        names = names if len(names) == 2 and names[1].lower().endswith(IMAGE_SUFFIXES) else line.split()
     else:
         names = next(csv.reader([line], delimiter=separator, quotechar=quote, skipinitialspace=True, strict=True), [])
     names = [UNQUOTED.sub(r"\2", name.strip()) for name in names]
@@ -145,7 +146,8 @@ class ListedFrames:
             if known is not None:
                 return known
             if place.is_file():
-                return frame_of(PurePath(listed), place, self._labels_folder, self._spec)
+                found = frame_of(PurePath(listed), place, self._labels_folder, self._spec)
+                return found and dataclasses.replace(found, labels=existing(found.labels) or found.labels)
         stem = without_ending(listed)
         for place in (self._frames_folder / stem, *(self._root / tail for tail in _tails(stem))):
             known = self._of_stem.get(os.path.abspath(place))
@@ -162,7 +164,8 @@ class ListedFrames:
     ) -> list[LabelledFrame]:
         """The frame with the label image that its line names, whatever label_name says."""
         image = os.path.abspath(frame.image)
-        places = [place for place in self._label_places(frame, listed, named.replace("\\", "/")) if place.is_file()]
+        likely = self._label_places(frame, listed, named.replace("\\", "/"))
+        places = [place for place in map(existing, likely) if place is not None]
         label = next((place for place in places if os.path.abspath(place) != image), None)
         if label is not None:
             return [dataclasses.replace(frame, labels=label)]
@@ -185,8 +188,8 @@ class ListedFrames:
 
 
 def listed_labels(lines: Iterable[Line], folders: Iterable[Path]) -> set[Path]:
-    """Where the label images that lines name may lie, one of the folders before each name."""
-    return {folder / line.names[1] for line in lines if len(line.names) == 2 for folder in folders}
+    """Where the label images that lines name may lie, one of the folders before each name, with small endings."""
+    return {small_ending(folder / line.names[1]) for line in lines if len(line.names) == 2 for folder in folders}
 
 
 def _tails(path: str) -> list[str]:

@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path, PurePath
 
+from stmem_ros.sources import IMAGE_SUFFIXES
 from training.data.dataset_spec import DatasetSpec
-from training.data.folders import FRAME_ENDINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def misfit(path: PurePath, spec: DatasetSpec) -> str:
 def without_ending(path: str) -> str:
     """A path without the ending of an image."""
     stem, ending = os.path.splitext(path)
-    return stem if ending.lower() in FRAME_ENDINGS else path
+    return stem if ending.lower() in IMAGE_SUFFIXES else path
 
 
 def _matches(path: PurePath, pattern: re.Pattern[str]) -> list[tuple[tuple[str, ...], re.Match[str]]]:
