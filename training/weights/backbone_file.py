@@ -12,6 +12,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from stmem_ros.files import one_line, open_tensors, whole_file
+from training.weights.file_kind import kind_of
 from training.weights.matching import is_counter
 from training.weights.read import WeightsError
 from training.weights.rules import Shape
@@ -35,6 +36,11 @@ def save_backbone(path: Path, tensors: Mapping[str, Tensor], base: str, provenan
 
 def check_backbone(path: Path, base: str, wanted: Mapping[str, Shape]) -> None:
     """Raises WeightsError, naming a tensor, where the file is not the backbone of `base`, tensors `wanted`."""
+    if kind_of(path) == "pickle":
+        raise WeightsError(
+            f"{path} is no backbone's file but one that torch.save writes: make one of it, "
+            f"python -m training.import_weights {path} {path.with_suffix('.safetensors').name}"
+        )
     with open_tensors(path, WeightsError) as file:
         owner = _owner(path, file)
         found = {name: file.shape(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -61,4 +67,7 @@ def _owner(path: Path, file: Any) -> str:
     try:
         return str(json.loads((file.metadata() or {})[FORMAT])["backbone_of"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is no backbone's file: python -m training.import_weights makes those") from error
+        raise WeightsError(
+            f"{path} is no backbone's file: python -m training.import_weights makes those (a checkpoint of this "
+            "package goes to start_from)"
+        ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stmem_ros.network import BASES, build_base
-from training.weights import authors, mmsegmentation, swin, timm, torchvision
+from training.weights import authors, efficientnet, mmsegmentation, swin, timm, torchvision
 from training.weights.matching import match
 from training.weights.rules import Shape, Source, State
 
@@ -19,6 +19,7 @@ SOURCES: dict[str, Source] = {
     **mmsegmentation.SOURCES,
     **torchvision.SOURCES,
     **timm.SOURCES,
+    **efficientnet.SOURCES,
     **swin.SOURCES,
 }
 

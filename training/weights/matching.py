@@ -13,6 +13,8 @@ from training.weights.rules import Rule, Shape, State
 
 # Counted in training, used nowhere.
 STEPS = (r"(.+\.)?num_batches_tracked", "counts of training steps")
+# Of modules beside the network, as Lightning's have them.
+LOSSES = (r"(criterion|\w*loss\w*|\w*metrics?|(train|val|valid|test)_\w+)\..+", "of a loss or a metric")
 
 
 def is_counter(name: str) -> bool:
@@ -69,6 +71,6 @@ def match(
     known, unknown = collections.defaultdict(list), []
     for name in state:
         if name not in used:
-            what = next((what for pattern, what in (*left_over, STEPS) if re.fullmatch(pattern, name)), None)
+            what = next((what for pattern, what in (*left_over, STEPS, LOSSES) if re.fullmatch(pattern, name)), None)
             unknown.append(name) if what is None else known[what].append(name)
     return Match(tensors, tuple(new), tuple(dict.fromkeys(missing)), misfits, dict(known), tuple(unknown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import re
 import warnings
@@ -15,16 +16,36 @@ from torch import Tensor
 from stmem_ros.files import one_line, open_tensors
 from training.weights.file_kind import WeightsError, kind_of
 
-# Where training programs put the tensors in a file that holds more.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-# What DataParallel puts before every name.
-PARALLEL = "module."
+# Where training programs put a network's tensors in a file that holds more, the likeliest first.
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
+DEEPEST = 4
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of one that `torch.save` wrote, by name; their data stays in the file.
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a file of weights holds: `states`, tensors by name, by where they lie ("" or such as `model.ema`).
 
-    Which of the two it is, is seen in the file. Raises WeightsError where there are none, or
+    `others` is what else lies there: the state of an optimizer, the number of the epoch.
+    """
+
+    states: dict[str, dict[str, Tensor]]
+    others: list[str]
+
+
+def read_contents(path: Path) -> Contents:
+    """What a safetensors file holds, or one that `torch.save` wrote; the tensors' data stays in the file.
+
+    Which of the two it is, is seen in the file. Raises WeightsError where there are no tensors by name, or
     where reading would mean running code from the file.
     """
     if kind_of(path) == "safetensors":
@@ -32,14 +53,39 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if not state:
             raise WeightsError(f"{path} is a safetensors file without any tensor: get the file again")
-    elif path.suffix == ".safetensors":
+        return Contents({"": state}, [])
+    if path.suffix == ".safetensors":
         # torch.load goes by this ending.
         raise WeightsError(f"{path} is no safetensors file but one that torch.save writes: name it .pth")
-    else:
-        state = _tensors(_unpickled(path), path)
-    while all(name.startswith(PARALLEL) for name in state):
-        state = {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
-    return {name: tensor.detach().float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    document = _unpickled(path)
+    contents = Contents({}, [])
+    _collect(document, "", contents)
+    if not contents.states:
+        raise WeightsError(f"{path} {_without_tensors(document)}")
+    return contents
+
+
+def _collect(document: Any, place: str, contents: Contents) -> None:
+    """Add what lies in a dict, and in the dicts in it, to `contents`."""
+    if not isinstance(document, dict) or "param_groups" in document or place.count(".") >= DEEPEST:
+        contents.others.append(place)
+        return
+    tensors = {name: value for name, value in document.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        contents.states[place] = tensors
+    for name, value in document.items():
+        if not isinstance(value, Tensor):
+            below = f"{place}.{name}" if place else str(name)
+            if isinstance(name, str) and "optim" not in name.lower() and _any_tensor(value):
+                _collect(value, below, contents)
+            else:
+                contents.others.append(below)
+
+
+def _any_tensor(document: Any) -> bool:
+    if isinstance(document, dict):
+        return any(_any_tensor(value) for value in document.values())
+    return isinstance(document, Tensor)
 
 
 def _unpickled(path: Path) -> Any:
@@ -63,21 +109,17 @@ def _unpickled(path: Path) -> Any:
         raise WeightsError(f"{path} is damaged or no file of weights{reason}: get the file again") from error
 
 
-def _tensors(document: Any, path: Path) -> dict[str, Tensor]:
+def _without_tensors(document: Any) -> str:
+    """Why a document holds no network's tensors, as the end of a sentence."""
     inner, place = document, ""
     while isinstance(inner, dict):
-        tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-        if tensors:
-            return {str(name): tensor for name, tensor in tensors.items()}
         if "param_groups" in inner:
-            raise WeightsError(
-                f"{path} holds the state of an optimizer{place}, not a network's weights: give the file with those"
-            )
+            return f"holds the state of an optimizer{place}, not a network's weights: give the file with those"
         key = next((key for key in WRAPPERS if key in inner), None)
         if key is None:
             break
         inner, place = inner[key], f" below {key!r}"
-    raise WeightsError(f"{path} holds no tensors by name{place}: {_instead(inner)}")
+    return f"holds no tensors by name{place}: {_instead(inner)}"
 
 
 def _instead(document: Any) -> str:
@@ -86,21 +128,8 @@ def _instead(document: Any) -> str:
         return "it is one tensor alone; give the file with the whole network"
     if not isinstance(document, dict):
         return f"it is a {type(document).__name__}; give a file with a network's state_dict"
-    inside = [name for name, value in document.items() if isinstance(value, dict) and _any_tensor(value)]
-    networks = [name for name in inside if "param_groups" not in document[name]]
-    if networks:
-        first = networks[0]
-        return (
-            f"they lie below {', '.join(map(repr, networks[:3]))}; choose one, "
-            f"torch.save(torch.load(FILE)[{first!r}], OTHER)"
-        )
-    if any("optim" in str(name).lower() or "param_groups" in document[name] for name in inside):
-        return f"only the state of an optimizer ({inside[0]!r}); give the file with the weights"
+    optimizer = next((name for name in document if "optim" in str(name).lower()), None)
+    if optimizer is not None:
+        return f"only the state of an optimizer ({optimizer!r}); give the file with the weights"
     names = ", ".join(repr(name) for name in list(document)[:3])
     return f"it has {names}; give a file with a network's state_dict" if names else "it is empty; get the file again"
-
-
-def _any_tensor(document: Any) -> bool:
-    if isinstance(document, dict):
-        return any(_any_tensor(value) for value in document.values())
-    return isinstance(document, Tensor)
