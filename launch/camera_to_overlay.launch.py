@@ -9,14 +9,15 @@ import os
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
-from stmem_ros.node.transport import large_data_environment
-from stmem_ros.topics import camera_info_topic, camera_names, output_topics
+from stmem_ros.node import launch_plan
+from stmem_ros.topics import camera_info_topic
 
-SEGMENT = os.path.join(get_package_share_directory("stmem_ros"), "launch", "segment.launch.py")
+SHARE = get_package_share_directory("stmem_ros")
+SEGMENT = os.path.join(SHARE, "launch", "segment.launch.py")
 
 # Of each kind of camera: package, executable, its name of the image topic, its name of the device.
 CAMERAS = {
@@ -34,8 +35,9 @@ LAUNCH_ARGUMENTS = {
         "over and over), or none: one that runs already publishes on image_topic.",
     ),
     "source": (
-        "/dev/video0",
-        "The camera's device; with camera:=replay a video file, a folder of images, a bag or a camera index.",
+        "",
+        "The camera's device, empty: /dev/video0; with camera:=replay a video file, a folder of images, a bag or a "
+        "camera index.",
     ),
     "camera_params_file": ("", "YAML file with parameters of the camera's node (size, rate, format); empty: its own."),
     "viewer": (
@@ -46,65 +48,72 @@ LAUNCH_ARGUMENTS = {
 }
 
 
-def value(context, argument):
-    return LaunchConfiguration(argument).perform(context)
-
-
 def check(context):
-    """Raises ValueError for a choice or a file that is none, RuntimeError where a package is missing.
+    """Raises ValueError for a choice or a file that is none, RuntimeError if a package is missing.
 
     Before anything is started: launch leaves behind what runs already when a later part fails.
     """
+    arguments = context.launch_configurations
     for argument, packages in (
         ("camera", {name: camera[0] for name, camera in CAMERAS.items()}),
         ("viewer", {name: name for name in VIEWERS}),
     ):
-        chosen = value(context, argument)
+        chosen = launch_plan.one_of(argument, arguments[argument], (*packages, NONE))
         if chosen == NONE:
             continue
-        if chosen not in packages:
-            raise ValueError(f"{argument}:={chosen} is not known; there are {', '.join(packages)} and {NONE}")
-        package = packages[chosen]
         try:
-            get_package_prefix(package)
+            get_package_prefix(packages[chosen])
         except PackageNotFoundError:
-            name = f"ros-$ROS_DISTRO-{package.replace('_', '-')}"
-            raise RuntimeError(f"{argument}:={chosen} needs package {package}: apt install {name}") from None
-    file = value(context, "camera_params_file")
-    if file and not os.path.isfile(file):
-        raise ValueError(f"camera_params_file:={file} is no file")
+            name = f"ros-$ROS_DISTRO-{packages[chosen].replace('_', '-')}"
+            raise RuntimeError(f"{argument}:={chosen} needs package {packages[chosen]}: apt install {name}") from None
+    if arguments["camera"] != NONE:
+        launch_plan.image_source(arguments["camera"], arguments["source"])
+    camera_parameters(arguments)
+
+
+def camera_parameters(arguments):
+    """The file with the camera's parameters, if there is one."""
+    if not arguments["camera_params_file"]:
+        return []
+    outer = arguments.get("ros_namespace", "")
+    node = launch_plan.resolved("camera", launch_plan.namespace("camera", "camera", outer))
+    return [launch_plan.parameters_for("camera_params_file", arguments["camera_params_file"], node)]
 
 
 def start(context):
     """The camera and the viewer, around what segment.launch.py started."""
-    camera, viewer = value(context, "camera"), value(context, "viewer")
+    arguments = context.launch_configurations
+    camera, viewer = arguments["camera"], arguments["viewer"]
+    plan = launch_plan.plan(arguments, SHARE)
     actions = []
     if camera != NONE:
         package, executable, image, device = CAMERAS[camera]
-        topic = value(context, "image_topic")
+        # Of several cameras the first.
+        topic = plan.image_topics[0]
         # A driver's other topics stay beside its images.
-        remappings = [(image, topic), (f"{image}/compressed", f"{topic}/compressed")]
-        remappings.append(("camera_info", camera_info_topic(topic)))
-        parameters = {device: value(context, "source")}
+        remappings = [
+            (image, topic),
+            (f"{image}/compressed", f"{topic}/compressed"),
+            ("camera_info", camera_info_topic(topic)),
+        ]
+        source = launch_plan.image_source(camera, arguments["source"])
+        parameters = {device: ParameterValue(source, value_type=str), "use_sim_time": plan.use_sim_time}
         if camera == "replay":
             parameters |= {"loop": True, "wait_for_subscriber": True}
-        large_data = value(context, "large_data").lower() in ("true", "1", "yes", "on")
         actions.append(
             Node(
                 package=package,
                 executable=executable,
                 name="camera",
                 namespace="camera",
-                parameters=[parameters, *filter(None, [value(context, "camera_params_file")])],
+                parameters=[parameters, *camera_parameters(arguments)],
                 remappings=remappings,
-                additional_env=large_data_environment(os.environ) if large_data else {},
+                additional_env=plan.environment,
                 output="screen",
             )
         )
     if viewer != NONE:
-        # Of several cameras the first.
-        topics = [topic.strip() for topic in value(context, "image_topics").split(",") if topic.strip()] or [""]
-        overlay = output_topics(value(context, "namespace"), camera_names(topics)[topics[0]], ["overlay"])["overlay"]
+        overlay = plan.shown["overlay"]
         actions.append(
             Node(
                 package=viewer,

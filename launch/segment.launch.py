@@ -2,15 +2,14 @@
 
 import os
 
+import launch.logging
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
-from stmem_ros.node.transport import large_data_environment
-from stmem_ros.topics import camera_names, output_topics
+from stmem_ros.node import launch_plan
 
 SHARE = get_package_share_directory("stmem_ros")
 
@@ -28,8 +27,6 @@ PARAMETER_ARGUMENTS = {
     "Empty: as params_file says.",
     "use_sim_time": "true: take the time from /clock; empty: as params_file says.",
 }
-# Files in config/ with a few parameters each.
-PRESETS = ("fast", "balanced", "accurate")
 # Name: (default, description).
 LAUNCH_ARGUMENTS = {
     "namespace": ("segmentation", "Namespace of the node and its outputs."),
@@ -40,8 +37,9 @@ LAUNCH_ARGUMENTS = {
     "respawn": ("false", "true: start the node again when it dies."),
     "large_data": (
         "false",
-        "true: Fast DDS settings under which large best-effort images arrive. The camera's process needs them too, "
-        "and so does everyone on another host. Without effect where Fast DDS is not used or is configured already.",
+        "true: Fast DDS's shared memory has room for large images in what these launch files start, so that "
+        "best-effort ones arrive too. A camera that is started elsewhere needs config/large_data.xml of its own; "
+        "subscribers need nothing. On one computer; without effect if another middleware or Fast DDS profile is set.",
     ),
     "rviz": (
         "false",
@@ -52,56 +50,45 @@ LAUNCH_ARGUMENTS = {
 
 def start(context):
     """The node, with a preset on top of params_file, and what was given on the command line on top of both."""
-
-    def value(name):
-        return LaunchConfiguration(name).perform(context)
-
-    given = {name: value(name) for name in PARAMETER_ARGUMENTS if value(name)}
-    if "short_side" in given:
-        if not given["short_side"].lstrip("-").isdigit():
-            raise ValueError(f"short_side:={given['short_side']} is no number of pixels; give one, such as 360")
-        given["short_side"] = int(given["short_side"])
-    if "image_topics" in given:
-        given["image_topics"] = [topic.strip() for topic in given["image_topics"].split(",") if topic.strip()]
-    for name in ("autostart", "use_sim_time"):
-        if name in given:
-            given[name] = given[name].lower() in ("true", "1", "yes", "on")
-    preset = value("preset")
-    if preset and preset not in PRESETS:
-        raise ValueError(f"preset:={preset} is not known; there are {', '.join(PRESETS)}")
-    if not os.path.isfile(value("params_file")):
-        # Launch would only warn, and the node run on its defaults.
-        raise ValueError(f"params_file:={value('params_file')} is no file")
-    presets = [os.path.join(SHARE, "config", f"{preset}.yaml")] if preset else []
-    large_data = value("large_data").lower() in ("true", "1", "yes", "on")
-    # Of several cameras the first.
-    topics = given.get("image_topics") or [value("image_topic")]
-    shown = output_topics(value("namespace"), camera_names(topics)[topics[0]], ["overlay", "color"])
-    return [
-        # First: where it is not installed, nothing else has been started.
-        Node(
-            package="rviz2",
-            executable="rviz2",
-            arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
-            # The layout shows the topics of the default namespace.
-            remappings=[(f"/segmentation/{name}", topic) for name, topic in shown.items()],
-            parameters=[{"use_sim_time": given.get("use_sim_time", False)}],
-            condition=IfCondition(value("rviz")),
-        ),
+    plan = launch_plan.plan(context.launch_configurations, SHARE)
+    if plan.warning:
+        launch.logging.get_logger("segment").warning(plan.warning)
+    actions = []
+    if plan.rviz:
+        # First: if it is not installed, nothing else has been started.
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                arguments=["-d", os.path.join(SHARE, "config", "segment.rviz")],
+                # The layout shows the topics of the default namespace.
+                remappings=[(f"/segmentation/{name}", topic) for name, topic in plan.shown.items()],
+                parameters=[{"use_sim_time": plan.use_sim_time}],
+            )
+        )
+    actions.append(
         Node(
             package="stmem_ros",
             executable="segmentation_node",
-            name="segmentation",
-            namespace=value("namespace"),
-            parameters=[value("params_file"), *presets, given],
-            remappings=[("image", value("image_topic"))],
-            additional_env=large_data_environment(os.environ) if large_data else {},
-            ros_arguments=["--log-level", value("log_level")],
-            respawn=value("respawn").lower() in ("true", "1", "yes", "on"),
+            name=launch_plan.NODE,
+            namespace=plan.namespace,
+            parameters=[
+                plan.params_file,
+                # Launch would read strings as YAML.
+                {
+                    name: ParameterValue(given, value_type=str) if isinstance(given, str) else given
+                    for name, given in plan.parameters.items()
+                },
+            ],
+            remappings=[("image", plan.image_topic)],
+            additional_env=plan.environment,
+            ros_arguments=["--log-level", plan.log_level],
+            respawn=plan.respawn,
             respawn_delay=2.0,
             output="screen",
-        ),
-    ]
+        )
+    )
+    return actions
 
 
 def generate_launch_description():

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import takewhile
+
+
+def names_in(text: str) -> list[str]:
+    """The names in one string, which may be separated by commas or blanks and stand in quotes and in brackets.
+
+    `/front/image, /rear/image` and `["/front/image", "/rear/image"]` are the same two.
+    """
+    return re.findall(r"[^\s,\[\]\"']+", text)
 
 
 def camera_names(topics: Sequence[str]) -> dict[str, str]:

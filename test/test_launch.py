@@ -11,6 +11,8 @@ import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from stmem_ros.node import launch_plan
+from stmem_ros.node.launch_plan import PRESETS
 from stmem_ros.node.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,17 +32,10 @@ def launch_table(name: str, file: Path = LAUNCH_FILE) -> list[str]:
     raise AssertionError(f"{file.name} has no {name}")
 
 
-def presets() -> tuple[str, ...]:
-    """The presets that the launch file knows."""
-    for statement in ast.parse(LAUNCH_FILE.read_text()).body:
-        if isinstance(statement, ast.Assign) and statement.targets[0].id == "PRESETS":
-            return ast.literal_eval(statement.value)
-    raise AssertionError(f"{LAUNCH_FILE.name} has no PRESETS")
-
-
-def test_every_parameter_argument_of_the_launch_file_is_a_parameter_of_the_node() -> None:
+def test_every_parameter_argument_of_the_launch_file_is_a_parameter_of_the_node_and_is_read() -> None:
     declared = {parameter.name for parameter in PARAMETERS} | STANDARD
     assert set(launch_table("PARAMETER_ARGUMENTS")) <= declared
+    assert set(launch_table("PARAMETER_ARGUMENTS")) == set(launch_plan.PARAMETERS)
 
 
 def test_the_launch_file_has_the_documented_arguments() -> None:
@@ -52,8 +47,8 @@ def test_the_launch_file_has_the_documented_arguments() -> None:
 def test_the_composed_launch_file_adds_arguments_and_shadows_none_of_those_that_it_passes_on() -> None:
     own = set(launch_table("LAUNCH_ARGUMENTS", COMPOSED))
     assert own.isdisjoint({*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")})
-    read = set(re.findall(r'value\(context, "(\w+)"\)', COMPOSED.read_text())) | {"camera", "viewer"}
-    assert read <= own | {*launch_table("PARAMETER_ARGUMENTS"), *launch_table("LAUNCH_ARGUMENTS")}
+    read = set(re.findall(r'arguments\["(\w+)"\]', COMPOSED.read_text()))
+    assert read == own
 
 
 def test_the_readme_shows_the_composed_launch_file_with_cameras_and_viewers_that_it_knows() -> None:
@@ -77,12 +72,12 @@ def test_every_parameter_in_the_file_has_a_comment_above_it() -> None:
 
 
 def test_presets_are_the_other_files_of_the_folder_and_stand_in_the_readme() -> None:
-    assert {file.stem for file in (ROOT / "config").glob("*.yaml")} == {*presets(), *NO_PRESETS}
+    assert {file.stem for file in (ROOT / "config").glob("*.yaml")} == {*PRESETS, *NO_PRESETS}
     documented = re.findall(r"^\| `(\w+)` \| (\d+) \|", section("Presets"), re.MULTILINE)
-    assert documented == [(name, str(preset_parameters(name)["short_side"])) for name in presets()]
+    assert documented == [(name, str(preset_parameters(name)["short_side"])) for name in PRESETS]
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_sets_parameters_of_the_node(name: str) -> None:
     defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
     found = preset_parameters(name)
@@ -90,7 +85,7 @@ def test_a_preset_sets_parameters_of_the_node(name: str) -> None:
 
 
 def test_presets_go_from_quick_to_accurate() -> None:
-    sides = [preset_parameters(name)["short_side"] for name in presets()]
+    sides = [preset_parameters(name)["short_side"] for name in PRESETS]
     assert sides == sorted(set(sides)) and sides[0] > 0
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation, not from PyPI")
 
+from rcl_interfaces.srv import GetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import parameter_value_to_python  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from test_launch import launch_table  # noqa: E402
 
@@ -85,11 +87,28 @@ class Launched:
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_received(self, count: int) -> None:
+    def parameter(self, node: str, name: str) -> Any:
+        """The value of a parameter of a node that runs."""
+        client = self._node.create_client(GetParameters, f"{node}/get_parameters")
+        self.wait(lambda: client.service_is_ready(), f"the parameters of {node}")
+        future = client.call_async(GetParameters.Request(names=[name]))
+        self.wait(future.done, f"parameter {name} of {node}")
+        return parameter_value_to_python(future.result().values[0])
+
+    def wait_subscribed(self, topic: str) -> None:
+        self.wait(lambda: self._node.count_subscribers(topic) > 0, f"a subscription to {topic}")
+
+    def wait_log(self, text: str) -> None:
+        self.wait(lambda: text in self.log(), repr(text))
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SECONDS
-        while len(self.received) < count:
-            assert time.monotonic() < deadline and self._process.poll() is None, self.log()
+        while not condition():
+            assert time.monotonic() < deadline and self._process.poll() is None, f"no {what} in {self.log()}"
             self._executor.spin_once(timeout_sec=0.05)
+
+    def wait_received(self, count: int) -> None:
+        self.wait(lambda: len(self.received) >= count, f"{count} images")
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGINT)
@@ -113,26 +132,63 @@ def film(tmp_path: Path) -> Path:
     return folder
 
 
+# A robot's own launch file around ours.
+ROBOT = """
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace, SetParameter
+
+def generate_launch_description():
+    arguments = {arguments}
+    return LaunchDescription([
+        PushRosNamespace("robot"),
+        SetParameter("short_side", 64),
+        IncludeLaunchDescription(PythonLaunchDescriptionSource({file!r}), launch_arguments=arguments.items()),
+    ])
+"""
+
+
 @pytest.fixture
 def composed(installed: Path, film: Path, tmp_path: Path) -> Iterator[Launched]:
-    launched = Launched(
-        installed / "camera_to_overlay.launch.py",
-        tmp_path / "launch.log",
-        "/robot/front/overlay",
-        *("camera:=replay", f"source:={film}", "namespace:=/robot/front"),
-        # On top of the preset's.
-        *("preset:=fast", "short_side:=64", "respawn:=true"),
-    )
+    add_program(installed, "image_view")
+    arguments = {
+        "camera": "replay",
+        "source": str(film),
+        "viewer": "image_view",
+        "namespace": "front",
+        "image_topic": "cam/image",
+        "large_data": "true",
+        "respawn": "true",
+    }
+    robot = tmp_path / "robot.launch.py"
+    robot.write_text(ROBOT.format(arguments=arguments, file=str(installed / "camera_to_overlay.launch.py")))
+    launched = Launched(robot, tmp_path / "launch.log", "/robot/front/overlay")
     try:
         yield launched
     finally:
         launched.close()
 
 
-def test_a_replayed_camera_is_segmented_and_a_killed_node_comes_back(composed: Launched) -> None:
+def add_program(launch_files: Path, package: str) -> None:
+    """A package with a program of its name, which writes beside itself how it was started."""
+    prefix = launch_files.parents[2]
+    (prefix / "share" / "ament_index" / "resource_index" / "packages" / package).touch()
+    program = prefix / "lib" / package / package
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$*" > "$0.started"\n')
+    program.chmod(0o755)
+
+
+def test_a_replayed_camera_is_segmented_in_a_robots_namespace_and_a_killed_node_comes_back(
+    composed: Launched, installed: Path
+) -> None:
     composed.wait_received(3)
     first = composed.received[0]
     assert (first.width, first.height, first.encoding) == (64, 48, "rgb8")
+    assert "-r image:=/robot/front/overlay" in (installed.parents[2] / "lib/image_view/image_view.started").read_text()
+    # What the parent sets wins over the package's parameter file.
+    assert composed.parameter("/robot/front/segmentation", "short_side") == 64
     (node,) = composed.pids("segmentation_node")
     os.kill(node, signal.SIGKILL)
     before = len(composed.received)
@@ -145,16 +201,11 @@ def test_a_replayed_camera_is_segmented_and_a_killed_node_comes_back(composed: L
 @pytest.mark.parametrize(
     ("file", "arguments", "said"),
     [
-        ("segment.launch.py", ["preset:=quick"], "preset:=quick is not known"),
-        ("segment.launch.py", ["short_side:=low"], "no number of pixels"),
-        ("segment.launch.py", ["params_file:=nowhere.yaml"], "params_file:=nowhere.yaml is no file"),
+        ("segment.launch.py", ["autostart:=maybe"], "autostart:=maybe is neither true nor false"),
+        ("segment.launch.py", ["rviz:=true"], "package 'rviz2' not found"),
         ("camera_to_overlay.launch.py", ["camera:=telescope"], "camera:=telescope is not known"),
-        ("camera_to_overlay.launch.py", ["camera:=none", "viewer:=x"], "viewer:=x is not known"),
-        (
-            "camera_to_overlay.launch.py",
-            ["camera:=none", "camera_params_file:=no"],
-            "camera_params_file:=no is no file",
-        ),
+        ("camera_to_overlay.launch.py", ["camera:=replay"], "source is empty, and camera:=replay needs a video file"),
+        ("camera_to_overlay.launch.py", ["camera:=none", "rviz:=maybe"], "rviz:=maybe is neither true nor false"),
     ],
 )
 def test_an_argument_that_cannot_be_is_one_line_and_nothing_is_left_running(
@@ -164,6 +215,33 @@ def test_an_argument_that_cannot_be_is_one_line_and_nothing_is_left_running(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 1 and said in done.stdout + done.stderr
     assert "process started" not in done.stdout + done.stderr
+
+
+def ros2(*words: str) -> str:
+    command = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+
+
+def test_what_ros2_param_dump_writes_starts_the_node_again_and_a_plain_ros2_sees_a_node_with_large_data(
+    installed: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ros2param", reason="ros2cli comes with a ROS 2 installation, not from PyPI")
+    file, node = installed / "segment.launch.py", "/segmentation/segmentation"
+    dump = tmp_path / "dump.yaml"
+    first = Launched(file, tmp_path / "1.log", "/unused", "short_side:=96", "large_data:=true", "use_sim_time:=true")
+    try:
+        first.wait_log("classes, window causal")
+        first.wait_subscribed("/camera/image_raw")
+        assert "/segmentation/labels" in ros2("topic", "list", "--no-daemon", "--spin-time", "3").split()
+        dump.write_text(ros2("param", "dump", node, "--no-daemon", "--spin-time", "3"))
+    finally:
+        first.close()
+    again = Launched(file, tmp_path / "2.log", "/unused", f"params_file:={dump}", "window:=centered")
+    try:
+        again.wait_log("classes, window centered")
+        assert "WARN" not in again.log() and again.parameter(node, "short_side") == 96
+    finally:
+        again.close()
 
 
 def arguments_of(file: Path) -> list[str]:

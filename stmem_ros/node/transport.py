@@ -1,29 +1,31 @@
 """Fast DDS settings under which large best-effort images arrive: measured at 960x720, its defaults lose most of them.
 
-Every process that shall hear another on a different host needs the same setting: measured across two network
-namespaces, a process with it and one without do not find each other.
+The settings are in config/large_data.xml. Only the process that publishes needs them, and every other process still
+finds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-LARGE_DATA = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true&tcp_negotiation_timeout=50"
-# Their Fast DDS knows the word but no options.
-WITHOUT_OPTIONS = ("humble", "iron")
-# Where one of these is set the user has chosen transports herself.
-USER_CHOICES = (
-    "FASTDDS_BUILTIN_TRANSPORTS",
-    "FASTDDS_DEFAULT_PROFILES_FILE",
-    "FASTRTPS_DEFAULT_PROFILES_FILE",
-)
+# Fast DDS 2 (up to Jazzy) and 3 read the file's path from one each.
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+# If one of these is set the user has chosen transports herself.
+USER_CHOICES = ("FASTDDS_BUILTIN_TRANSPORTS", *PROFILES)
 
 
-def large_data_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to a process's environment; empty for another middleware or where the user chose transports."""
-    if "fastrtps" not in environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):
-        return {}
-    if any(name in environment for name in USER_CHOICES):
-        return {}
-    without = environment.get("ROS_DISTRO") in WITHOUT_OPTIONS
-    return {"FASTDDS_BUILTIN_TRANSPORTS": LARGE_DATA.partition("?")[0] if without else LARGE_DATA}
+def large_data_environment(environment: Mapping[str, str], profiles: str) -> dict[str, str]:
+    """What to add to the environment of a process that publishes images; `profiles` is the path of large_data.xml.
+
+    Raises ValueError if the settings would have no effect, or would replace the user's own.
+    """
+    middleware = environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    if "fastrtps" not in middleware:
+        raise ValueError(f"RMW_IMPLEMENTATION is {middleware}, and the settings are Fast DDS's")
+    for name in USER_CHOICES:
+        if environment.get(name):
+            raise ValueError(
+                f"{name} is set to {environment[name]}, which decides the transports; unset it, or copy the transport "
+                f"of {profiles} into your own profile"
+            )
+    return dict.fromkeys(PROFILES, profiles)
