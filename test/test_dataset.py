@@ -804,6 +804,26 @@ class TestReading:
         assert "damaged or no image" in refusal(lambda: read_image(path))
         assert "damaged or no image" in refusal(lambda: read_labels(path, spec))
 
+    def test_used_bits_of_16_bit_images(
+        self, spec: DatasetSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        frames = list_frames(spec, tmp_path, "train")
+        expected = [read_frame(frame, spec)[0] for frame in frames]
+        for frame, image in zip(frames, expected, strict=True):
+            cv2.imwrite(str(frame.image), image[..., ::-1].astype(np.uint16) << 4)
+        # Another data set than that of another test: of each we warn once.
+        dark = dataclasses.replace(spec, name="deep")
+        assert max(read_frame(frame, dark)[0].max() for frame in frames) < 16
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith("data set deep: 16-bit images with no pixel above 4095 of 65535")
+        assert "set used_bits in its YAML file to 12" in line
+        path = tmp_path / "shapes.yaml"
+        path.write_text(path.read_text() + "used_bits: 12\n")
+        for frame, image in zip(frames, expected, strict=True):
+            np.testing.assert_array_equal(read_frame(frame, load_spec(path))[0], image)
+        path.write_text(path.read_text().replace("used_bits: 12", "used_bits: 17"))
+        assert "used_bits is 17; it must be a whole number 0..16" in refusal(lambda: load_spec(path))
+
     def test_a_file_that_is_gone(self, tmp_path: Path) -> None:
         assert "cannot be read" in refusal(lambda: read_image(tmp_path / "frame.png"))
 

@@ -38,7 +38,6 @@ from training.data.dataset import (
     list_images,
     load_spec,
     read_frame,
-    read_image,
     require_classes,
 )
 from training.stages.memory import Memory, MemoryBankError, MemoryBuilder
@@ -77,7 +76,7 @@ def build_memory(
 
     def read(image: Path) -> tuple[Tensor, Tensor]:
         if image not in labelled:
-            return model.features(preprocess(read_image(image))), void
+            return model.features(preprocess(spec.read_image(image))), void
         pixels, labels = read_frame(labelled[image], spec)
         return model.features(preprocess(pixels)), torch.from_numpy(labels)[None]
 

@@ -31,7 +31,6 @@ from training.data.dataset import (
     LabelledFrame,
     Split,
     load_spec,
-    read_image,
     read_labels,
     require_one_size,
     scan,
@@ -102,7 +101,7 @@ def check_image(image: Path, labels: Path | None, spec: DatasetSpec) -> ImageRep
     problems, pixels = [], np.zeros(len(spec.labels), np.int64)
     frame = truth = None
     try:
-        frame = read_image(image)
+        frame = spec.read_image(image)
     except DatasetError as error:
         problems.append(str(error))
     if labels is not None:
@@ -243,7 +242,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         problems += sum(len(lines) for lines in report.problems.values())
         pixels[split], frames[split] = report.pixels, report.split.frames
     for first, second in itertools.combinations(frames, 2):
-        lines = [f"{other.image} is {one.image}" for one, other in overlap(frames[first], frames[second])]
+        shared = overlap(frames[first], frames[second], spec.read_image)
+        lines = [f"{other.image} is {one.image}" for one, other in shared]
         if lines:
             print_problems(f"frames of {first} that are in {second} too", lines, console)
             problems += len(lines)

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from stmem_ros.bag.options import add_used_bits
 from stmem_ros.checkpoint import (
     DEFAULT_CHECKPOINT,
     CheckpointError,
@@ -329,6 +330,8 @@ def run(options: argparse.Namespace) -> None:
     baselines = _baselines(options.baseline)
     _check_outputs(options)
     spec = load_spec(options.dataset)
+    if options.used_bits:
+        spec = dataclasses.replace(spec, used_bits=options.used_bits)
     if options.short_side and options.short_side < SMALLEST_SIDE:
         raise EvaluationError(
             f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
@@ -369,7 +372,9 @@ def run(options: argparse.Namespace) -> None:
         _write(
             "--pictures",
             options.pictures,
-            lambda: write_pictures(options.pictures, results, results[main_row], worst.shots(), spec.labels),
+            lambda: write_pictures(
+                options.pictures, results, results[main_row], worst.shots(), spec.labels, spec.read_image
+            ),
         )
 
 
@@ -439,6 +444,7 @@ def options_parser() -> argparse.ArgumentParser:
         help="resize images to this height or width, whichever is less, as the node's parameter of that name does "
         "(default: 0, as the checkpoint was trained)",
     )
+    add_used_bits(parser, "the data set's")
     parser.add_argument("--json", type=Path, help="write the figures to this file, percentages")
     parser.add_argument("--pictures", type=Path, help=f"write {', '.join(PICTURES)} into this folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

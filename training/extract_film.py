@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stmem_ros.command import exit_status
 from stmem_ros.encode import write_image
-from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, read_image, scan
+from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, scan
 
 # What pictures are compared by, (width, height), and how alike (correlation) a still and its own frame are at least:
 # decoders differ in brightness and contrast, a frame of another moment falls below this unless nothing moves.
@@ -81,7 +81,7 @@ def extract(film: Path, frames: list[LabelledFrame], spec: DatasetSpec, output: 
     They have the size of the labelled frames. Raises DatasetError where the film is that of other frames.
     """
     numbers = np.array([frame.number for frame in frames])
-    stills = np.stack([thumbnail(read_image(frame.image)) for frame in frames])
+    stills = np.stack([thumbnail(spec.read_image(frame.image)) for frame in frames])
     first, shown = align(stills, numbers, np.stack([thumbnail(image) for image in read_film(film)]))
     if 2 * sum(shown) <= len(frames):
         raise DatasetError(
@@ -96,7 +96,7 @@ def extract(film: Path, frames: list[LabelledFrame], spec: DatasetSpec, output: 
     written = 0
     for number, image in enumerate(read_film(film), first):
         if number in wanted:
-            height, width = read_image(wanted[number].image).shape[:2]
+            height, width = spec.read_image(wanted[number].image).shape[:2]
             if image.shape[:2] != (height, width):
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             write_image(output / frame_name(wanted[number], number, spec), image)

@@ -32,7 +32,6 @@ from training.data.dataset import (
     list_frames,
     list_images,
     load_spec,
-    read_image,
 )
 from training.evaluate import ERRORS, EvaluationError, Tally, add_what_options, measure, rows_of, write_json
 from training.measure.cost import cost_of
@@ -95,14 +94,14 @@ def measure_accuracy(
     print(f"accuracy at short side {short_side}: {', '.join(row.name for row in rows)}", flush=True)
     tallies = [Tally(row, len(spec.labels), device, Quality(len(spec.labels))) for row in rows]
     measure(tallies, frames, spec, device, windows)
-    height, width = read_image(frames[0].image).shape[:2]
+    height, width = spec.read_image(frames[0].image).shape[:2]
     for tally in tallies:
         result = tally.result(cost_of(tally.row.info.config, network_size((height, width), short_side)))
         write_json(kept.file(tally.row), tally.row.to_dict() | result.to_dict(spec.labels.names))
 
 
 def measure_latency(
-    rows: list[Row], frames: list[LabelledFrame], rate: float, options: argparse.Namespace
+    rows: list[Row], frames: list[LabelledFrame], spec: DatasetSpec, options: argparse.Namespace
 ) -> list[Spread]:
     """The time of `StreamingSegmenter.step` for each row at its short side, from RGB image to labels of its size.
 
@@ -118,8 +117,10 @@ def measure_latency(
         for row in rows
     ]
 
+    rate = spec.frame_rate or USUAL_RATE
+
     def scene(number: int) -> tuple[Any, int]:
-        return read_image(frames[number % len(frames)].image), int(number / rate * 1e9)
+        return spec.read_image(frames[number % len(frames)].image), int(number / rate * 1e9)
 
     ways = {
         f"{place}": lambda moment, engine=engine: engine.step(*moment, confidence=False)
@@ -207,7 +208,7 @@ def run(options: argparse.Namespace) -> None:
     machine = environment(device, dtype)
     latencies: list[Spread | None] = [None] * len(rows)
     if not options.accuracy_only:
-        latencies = [*measure_latency(rows, frames, spec.frame_rate or USUAL_RATE, options)]
+        latencies = [*measure_latency(rows, frames, spec, options)]
     points = [point_of(*parts) for parts in zip(rows, figures, latencies, strict=True)]
     title = f"{spec.name} {options.split}, {len(frames)} frames, {options.window} windows"
     if not options.accuracy_only:

@@ -119,7 +119,9 @@ class Run:
         self.validation = list_frames(self.spec, config.root, config.val_split)
         self.weights = class_weights(class_pixels(self.frames, self.spec))
         class_pixels(self.validation, self.spec)
-        shared = overlap(self.frames, self.validation)
+        # What is to be said of the images is said here, and not by each process that reads them.
+        self.spec.read_image(self.frames[0].image)
+        shared = overlap(self.frames, self.validation, self.spec.read_image)
         if shared and processes()[0] == 0:
             print(f"training: {overlap_line(shared, config.train_split, config.val_split)}", file=sys.stderr)
         self.data = {

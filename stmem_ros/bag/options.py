@@ -33,8 +33,8 @@ def add_stream_arguments(group: argparse._ArgumentGroup) -> None:
     add_used_bits(group)
 
 
-def add_used_bits(group: argparse._ActionsContainer) -> None:
-    """`--used-bits`, for commands that read images."""
-    group.add_argument(
-        "--used-bits", metavar="BITS", type=int, choices=range(ALL_BITS + 1), default=UNKNOWN, help=MEANING
-    )
+def add_used_bits(group: argparse._ActionsContainer, default: str = str(UNKNOWN)) -> None:
+    """`--used-bits`, for commands that read images; `default` is what UNKNOWN means there."""
+    bits = range(ALL_BITS + 1)
+    text = f"{MEANING} (default: {default})"
+    group.add_argument("--used-bits", metavar="BITS", type=int, choices=bits, default=UNKNOWN, help=text)

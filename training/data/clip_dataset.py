@@ -17,7 +17,7 @@ from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.preprocess import resize
 from training.data.augment import AugmentConfig, Image, crop_matrix, degraded, random_look, recolored, resize_labelled
 from training.data.clips import Windows
-from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
+from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,9 @@ class ClipDataset(Dataset):
             motion = random_motion(self.augment.crop, self.clips, random)
         elif kind >= self.clips.pseudo + self.clips.still:
             paths = self.windows.around(frame, self.length, query)
-            images = [image if path == frame.image else resize(read_image(path), self.short_side) for path in paths]
+            images = [
+                image if path == frame.image else resize(self.spec.read_image(path), self.short_side) for path in paths
+            ]
             # Frames of another size are no neighbours.
             images = [other if other.shape == image.shape else image for other in images]
         moved = move(images, query, np.vstack([matrix, [0, 0, 1]]), motion, self.augment.crop)

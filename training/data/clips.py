@@ -35,6 +35,7 @@ class Windows:
 
     def __init__(self, images: Mapping[str, Mapping[int, Path]], spec: DatasetSpec, config: WindowConfig) -> None:
         self._images = images
+        self.read_image = spec.read_image
         self._numbers = {sequence: sorted(frames) for sequence, frames in images.items()}
         self._offset = config.offset
         self._reach = float("inf") if spec.frame_rate is None else config.reach * spec.frame_rate

@@ -247,7 +247,7 @@ def read_labels(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
 
 def read_frame(frame: LabelledFrame, spec: DatasetSpec) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Image and labels of one frame. Raises DatasetError, also where their sizes differ."""
-    image, labels = read_image(frame.image), read_labels(frame.labels, spec)
+    image, labels = spec.read_image(frame.image), read_labels(frame.labels, spec)
     require_one_size(image.shape, labels.shape, frame.labels)
     return image, labels
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
-from training.data.label_images import DatasetError, LabelCoding
+from stmem_ros.used_bits import ALL_BITS, UNKNOWN, UsedBits
+from training.data.label_images import DatasetError, LabelCoding, read_image
 from training.data.text_files import read_yaml
+
+_logger = logging.getLogger(__name__)
 
 DATASETS = Path(__file__).parents[1] / "datasets"
 KEYS = (
@@ -26,6 +35,7 @@ KEYS = (
     "list",
     "unlabelled_frames",
     "frame_rate",
+    "used_bits",
 )
 CLASS_KEYS = ("name", "color", "label_colors", "label_ids")
 
@@ -54,6 +64,8 @@ class DatasetSpec:
             holds a sequence's name, or a frame's name or path, and after a tab, comma, semicolon or blank may hold the
             path of its label image, which then goes before `label_name`; see `frame_list`
         unlabelled_frames: whether frames without a label image are allowed: they serve others as neighbours
+        used_bits: of 16-bit images, those that the camera fills, counted from the lowest; 0: all, with a warning if the
+            images look otherwise
         frame_rate: in Hz of the frame numbers, None where they count no time
     """
 
@@ -67,6 +79,18 @@ class DatasetSpec:
     list_file: str | None = None
     unlabelled_frames: bool = False
     frame_rate: float | None = None
+    used_bits: int = UNKNOWN
+
+    def read_image(self, path: Path) -> NDArray[np.uint8]:
+        """`(H, W, 3)` RGB of one of its images, upright. Raises DatasetError where the file cannot be read."""
+        return read_image(path, _used_bits_of(self.name, self.used_bits))
+
+
+@functools.cache
+def _used_bits_of(dataset: str, bits: int) -> UsedBits:
+    """One for all images of a data set, so that it warns once."""
+    warn = partial(_logger.warning, "data set %s: %s", dataset)
+    return UsedBits(bits, warn, "used_bits in its YAML file")
 
 
 def load_spec(name_or_path: str | Path) -> DatasetSpec:
@@ -148,6 +172,7 @@ def _spec(name: str, document: dict[str, Any]) -> DatasetSpec:
         list_file=_below_root(document, "list") if "list" in document else None,
         unlabelled_frames=_flag(document, "unlabelled_frames"),
         frame_rate=_frame_rate(document.get("frame_rate")),
+        used_bits=_used_bits(document.get("used_bits", UNKNOWN)),
     )
 
 
@@ -179,6 +204,12 @@ def _pattern(text: Any) -> re.Pattern[str]:
             "(?P<sequence>...)"
         )
     return pattern
+
+
+def _used_bits(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= ALL_BITS:
+        raise ValueError(f"used_bits is {value!r}; it must be a whole number 0..{ALL_BITS}")
+    return value
 
 
 def _frame_rate(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from stmem_ros.label_image import LabelFormatError, LabelImage, decode_label_fil
 from stmem_ros.used_bits import FULL, UsedBits
 
 _LISTED = 5
+
+
+ReadImage = Callable[[Path], NDArray[np.uint8]]
 
 
 class DatasetError(Exception):

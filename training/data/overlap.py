@@ -6,13 +6,14 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from training.data.frame_names import LabelledFrame
-from training.data.label_images import DatasetError, read_image
+from training.data.label_images import DatasetError, ReadImage, read_image
 
 # Pictures are alike if they differ by less than this on average, 0..255, when both are made as small as this (width,
 # height). Measured on CamVid: a JPEG of quality 60 differs from its original by 0.8, the next frame by 2.1 and more.
@@ -22,12 +23,13 @@ Frames = Sequence[LabelledFrame]
 Pair = tuple[LabelledFrame, LabelledFrame]
 
 
-def overlap(first: Frames, second: Frames) -> list[Pair]:
+def overlap(first: Frames, second: Frames, read: ReadImage = read_image) -> list[Pair]:
     """The frames of two splits that are one picture, in the order of `second`.
 
     These are images of the same bytes, whatever their names; images of the same pixels, if their label images have the
     same bytes; and frames of the same sequence and number, if their pictures are alike (names alone say nothing where
     every split counts from 0). Files that cannot be read are passed over.
+    `read` reads an image.
     """
     same: dict[int, LabelledFrame] = {}
 
@@ -39,12 +41,13 @@ def overlap(first: Frames, second: Frames) -> list[Pair]:
 
     keep(_digest, *_with_equal_files(first, second, lambda frame: frame.image))
     rest = [frame for frame in second if id(frame) not in same]
-    keep(_pixels, *_with_equal_files(first, rest, lambda frame: frame.labels))
+    keep(partial(_pixels, read), *_with_equal_files(first, rest, lambda frame: frame.labels))
     by_name = {(frame.sequence, frame.number): frame for frame in first}
     rest = [frame for frame in second if id(frame) not in same and (frame.sequence, frame.number) in by_name]
     namesakes = [by_name[frame.sequence, frame.number] for frame in rest]
-    for one, frame, alike in zip(namesakes, rest, _each(_alike, list(zip(namesakes, rest, strict=True))), strict=True):
-        if alike:
+    alike = _each(partial(_alike, read), list(zip(namesakes, rest, strict=True)))
+    for one, frame, is_alike in zip(namesakes, rest, alike, strict=True):
+        if is_alike:
             same[id(frame)] = one
     return [(same[id(frame)], frame) for frame in second if id(frame) in same]
 
@@ -95,19 +98,17 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _pixels(path: Path) -> str:
+def _pixels(read: ReadImage, path: Path) -> str:
     try:
-        image = read_image(path)
+        image = read(path)
     except DatasetError:
         return ""
     return f"{image.shape} {hashlib.sha256(image).hexdigest()}"
 
 
-def _alike(pair: Pair) -> bool:
+def _alike(read: ReadImage, pair: Pair) -> bool:
     try:
-        one, other = (
-            cv2.resize(read_image(frame.image), COMPARED_SIZE, interpolation=cv2.INTER_AREA) for frame in pair
-        )
+        one, other = (cv2.resize(read(frame.image), COMPARED_SIZE, interpolation=cv2.INTER_AREA) for frame in pair)
     except DatasetError:
         return False
     return float(np.abs(one.astype(np.float32) - other).mean()) < ALIKE

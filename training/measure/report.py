@@ -166,7 +166,14 @@ class WorstFrames:
         return sorted(self._worst.values(), key=lambda shot: shot.accuracy)
 
 
-def write_pictures(folder: Path, results: list[Result], headline: Result, worst: list[Shot], labels: LabelSet) -> None:
+def write_pictures(
+    folder: Path,
+    results: list[Result],
+    headline: Result,
+    worst: list[Shot],
+    labels: LabelSet,
+    read: Callable[[Path], NDArray[np.uint8]] = read_image,
+) -> None:
     """Write `PICTURES` into `folder`; confusion and worst frames are those of `headline`. Raises OSError.
 
     Makes the folder.
@@ -175,7 +182,7 @@ def write_pictures(folder: Path, results: list[Result], headline: Result, worst:
     drawn = (
         draw_confusion(headline, labels.names),
         draw_per_class(results, labels.names),
-        draw_worst(worst, headline.name, labels),
+        draw_worst(worst, headline.name, labels, read),
     )
     for name, figure in zip(PICTURES, drawn, strict=True):
         figure.savefig(folder / name, dpi=120, bbox_inches="tight")
@@ -245,7 +252,9 @@ def _paler(color: str, times: int) -> tuple[float, ...]:
     return tuple(1 - (1 - part) * PALER**times for part in to_rgb(color))
 
 
-def draw_worst(shots: list[Shot], name: str, labels: LabelSet) -> Figure:
+def draw_worst(
+    shots: list[Shot], name: str, labels: LabelSet, read: Callable[[Path], NDArray[np.uint8]] = read_image
+) -> Figure:
     """A line a frame: image, prediction, truth (void is black), and the image with wrong pixels in red."""
     table = labels.lookup_table()
     height, width = shots[0].truth.shape
@@ -254,7 +263,7 @@ def draw_worst(shots: list[Shot], name: str, labels: LabelSet) -> Figure:
     figure = Figure(figsize=(4 * column, len(shots) * line + 1.1), layout="constrained")
     grid: NDArray[Any] = figure.subplots(len(shots), 4, squeeze=False)
     for row, shot in zip(grid, shots, strict=True):
-        image = read_image(shot.image)
+        image = read(shot.image)
         panels = (image, colorize(shot.prediction, table), colorize(shot.truth, table), errors(image, shot))
         for axes, panel in zip(row, panels, strict=True):
             _show(axes, panel)

@@ -17,7 +17,7 @@ from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.preprocess import Preprocessor, resize
 from stmem_ros.streaming.window import query_place
 from training.data.clips import Windows
-from training.data.dataset import LabelledFrame, read_image
+from training.data.dataset import LabelledFrame
 from training.measure.baseline import Baseline, Fusion, Refinement
 from training.measure.sliding import Crop, Slide, merge
 
@@ -204,7 +204,7 @@ class Networks:
         key = (place, image)
         if key not in self._seen:
             row = self._rows[place]
-            pixels = resize(read_image(image), row.info.short_side)
+            pixels = resize(self._windows.read_image(image), row.info.short_side)
             height, width = pixels.shape[:2]
             crops = [(slice(0, height), slice(0, width))]
             if self._slide is not None:

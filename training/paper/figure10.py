@@ -31,7 +31,6 @@ from training.data.dataset import (
     list_images,
     load_spec,
     read_frame,
-    read_image,
     require_classes,
 )
 from training.evaluate import networks_of
@@ -69,7 +68,8 @@ def figure10(options: argparse.Namespace, local: Local) -> Document:
 
     def samples(frame: LabelledFrame) -> tuple[Tensor, Tensor, Tensor]:
         truth = torch.from_numpy(read_frame(frame, spec)[1])[None]
-        before, after, confidence = refined(model, judge, info, windows.around(frame, model.window_frames, query))
+        window = [spec.read_image(path) for path in windows.around(frame, model.window_frames, query)]
+        before, after, confidence = refined(model, judge, info, window)
         hard = confidence < options.below
         found = torch.where(hard, nearest(truth, (hard.shape[0], hard.shape[1]))[0].to(device), -1)
         return before, after, found
@@ -137,13 +137,13 @@ def with_and_without_mar(checkpoint: Path) -> tuple[VideoSegmenter, VideoSegment
 
 @torch.inference_mode()
 def refined(
-    model: VideoSegmenter, judge: VideoSegmenter, info: CheckpointInfo, window: list[Path]
+    model: VideoSegmenter, judge: VideoSegmenter, info: CheckpointInfo, window: list[NDArray[np.uint8]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features `(h, w, C)` of the window's middle frame before and after MAR, and their confidence `(h, w)`."""
     device = next(model.parameters()).device
     preprocess = Preprocessor(info.normalization, info.short_side, device)
     middle = len(window) // 2
-    features = [model.features(preprocess(read_image(path))) for path in window]
+    features = [model.features(preprocess(image)) for image in window]
     features = [other if other.shape == features[middle].shape else features[middle] for other in features]
     before = features[middle] if model.stf is None else model.stf(torch.stack(features, 1), middle)
     assert model.mar is not None

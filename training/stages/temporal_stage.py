@@ -20,7 +20,7 @@ from stmem_ros.preprocess import resize
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import Clip
 from training.data.clips import Windows
-from training.data.dataset import DatasetSpec, LabelledFrame, read_frame, read_image
+from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
 from training.stages.feature_cache import FeatureCache
 from training.stages.losses import SegmentationLoss
@@ -75,7 +75,7 @@ class WindowDataset(Dataset):
         features = self.cached(name)
         if features is not None:
             return Clip(None, features, torch.from_numpy(labels).long(), query, name)
-        images = [read_image(path) for path in self.windows.around(frame, self.length, query)]
+        images = [self.spec.read_image(path) for path in self.windows.around(frame, self.length, query)]
         images = [other if other.shape == image.shape else image for other in images]
         images = [resize(other, self.short_side) for other in images]
         clip = torch.stack([torch.from_numpy(other).permute(2, 0, 1) for other in images])
