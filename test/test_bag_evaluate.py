@@ -476,6 +476,42 @@ class TestClassList:
         assert "class 0 is 'floor' on /segmentation/label_info of" in line and "but 'ground' in the network" in line
 
 
+class TestSettings:
+    def test_that_decide_the_figures_are_told_of(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write_bag(tmp_path / "drive", drive(2))
+        told = run(0, path, "--truth-topic", TRUTH)[0]["settings"]
+        assert told["window"] == "causal" and told["precision"] == "float32" and told["device"] == "cpu"
+        assert told["short side"] == f"as trained ({SIZE[0]} px)" and told["max gap"] == "1 s"
+        assert told["threads"] == str(torch.get_num_threads())
+        options = ["--precision", "bfloat16", "--short-side", "96", "--window", "centered", "--threads", "1"]
+        before = torch.get_num_threads()
+        try:
+            other = run(0, path, "--truth-topic", TRUTH, *options)[0]["settings"]
+        finally:
+            torch.set_num_threads(before)
+        assert (other["precision"], other["short side"], other["window"]) == ("bfloat16", "96 px", "centered")
+        assert other["threads"] == "1"
+        assert all(
+            f"{name} {value}" in other["command"] for name, value in zip(options[::2], options[1::2], strict=True)
+        )
+
+    def test_are_on_the_terminal(self, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = write_bag(tmp_path / "drive", drive(2))
+        assert bag.main(["evaluate", str(path), "--truth-topic", TRUTH, "--checkpoint", str(network)]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"with window causal, short side as trained ({SIZE[0]} px), precision" in text
+
+    def test_of_networks_are_not_told_where_there_is_none(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path
+    ) -> None:
+        labels = [(LABELS, stamp_of(number), raw(scene(number))) for number in range(2)]
+        path = write_bag(tmp_path / "drive", [*drive(2), *labels])
+        arguments = ("--truth-topic", TRUTH, "--labels-topic", LABELS)
+        assert not {"window", "precision"} & run(0, path, *arguments, checkpoint=False)[0]["settings"].keys()
+
+
 class TestSeveral:
     def test_networks_are_compared_over_the_same_frames(
         self, run: Callable[..., tuple[dict, str]], save: Callable[..., Path], tmp_path: Path
@@ -645,6 +681,8 @@ REFUSED: dict[str, tuple[list[Message], list[str], str]] = {
     "the camera itself": (drive(1), ["--image-topic", TRUTH], "cannot be the camera's images and their labels"),
     "two truths": (drive(1), ["--truth-topic", "/other"], "--truth-topic is given 2 times for 1 image topics"),
     "no tolerance": (drive(1), ["--tolerance", "-1"], "--tolerance is -1; it must be a number of seconds from 0 on"),
+    "no precision": (drive(1), ["--precision", "float16"], "precision float16 needs a GPU"),
+    "no threads": (drive(1), ["--threads", "-1"], "--threads is -1; it must be a number from 0 on"),
     "too small": (drive(1), ["--short-side", "7"], "--short-side is 7; it must be 0"),
     "no such data set": (drive(1), ["--dataset", "nowhere"], "nowhere is neither a file nor a known data set"),
     "no such network": (drive(1), ["--checkpoint", "nowhere.safetensors"], "nowhere.safetensors does not exist"),

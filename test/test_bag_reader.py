@@ -567,7 +567,7 @@ class TestRefusals:
             assert_one_line(caught, f"{tmp_path / 'drive'} has no image topic /front; its image topics: /camera, /rear")
             with pytest.raises(BagError) as caught:
                 bag.choose_images([])
-            assert_one_line(caught, "has 2 image topics, set topic to one of: /camera, /rear")
+            assert_one_line(caught, "has 2 image topics, name one of: /camera, /rear")
             with pytest.raises(BagError) as caught:
                 bag.messages(["/front"])
             assert_one_line(caught, "has no topic /front; its topics: /camera, /rear, /words")

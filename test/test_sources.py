@@ -280,7 +280,7 @@ def test_bag_with_several_image_topics(tmp_path: Path) -> None:
             time_ref=builder.types.types["builtin_interfaces/msg/Time"](1, 2),
             source="",
         )
-    with pytest.raises(SourceError, match=r"2 image topics, set topic to one of: /left/image, /right/image$"):
+    with pytest.raises(SourceError, match=r"2 image topics, name one of: /left/image, /right/image$"):
         open_source(str(tmp_path / "drive"))
     with open_source(str(tmp_path / "drive"), topic="left/image") as source:
         assert [number_of(frame.image) for frame in source] == list(range(FRAMES))

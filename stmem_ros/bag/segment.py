@@ -31,7 +31,6 @@ from stmem_ros.bag.plan import OUTPUTS, Plan, make_plan
 from stmem_ros.bag.resume import describe, is_finished
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint
 from stmem_ros.streaming import DeviceError, NetworkError, StreamConfig, StreamingSegmenter
-from stmem_ros.streaming.device import PRECISIONS
 
 INCOMPLETE = 3
 # What a kill may cost.
@@ -57,15 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CHECKPOINT,
         help="a .safetensors file, or an exported folder (default: the model in the package)",
     )
-    network.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="default: %(default)s")
     add_stream_arguments(network)
-    network.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=0,
-        help="CPU threads of the network; 0 is PyTorch's choice (default)",
-    )
     network.add_argument(
         "--as-recorded",
         metavar="TOPIC",

@@ -33,6 +33,12 @@ def compare(models: Sequence[str], sequences: Sequence[SequenceResult], resample
     return comparisons
 
 
+def counts(comparisons: Sequence[Comparison]) -> str:
+    """How many units were compared: `7`, or `3 to 7` where pairs of networks share different ones."""
+    found = [each.count for each in comparisons]
+    return str(min(found)) if min(found) == max(found) else f"{min(found)} to {max(found)}"
+
+
 def _compare_two(first: str, second: str, sequences: Sequence[SequenceResult], resamples: int) -> list[Comparison]:
     by_bag = len({each.bag for each in sequences if each.model == first}) >= LEAST_BAGS
     ours, theirs = (_units(model, sequences, by_bag) for model in (first, second))

@@ -185,6 +185,8 @@ def settings_of(options: argparse.Namespace, bags: Sequence[Path]) -> Evaluation
         window=options.window,
         short_side=options.short_side,
         device=options.device,
+        precision=options.precision,
+        threads=options.threads,
         max_gap=options.max_gap,
         used_bits=options.used_bits,
         tolerance=options.tolerance,

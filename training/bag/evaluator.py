@@ -6,11 +6,12 @@ import contextlib
 import functools
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from stmem_ros.bag.io.reader import Bag
 from stmem_ros.bag.pipeline import read_ahead
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, read_info
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointInfo, load_checkpoint, read_info
 from stmem_ros.decode import ImageError
 from stmem_ros.labels import LabelSet
 from stmem_ros.streaming import StreamingSegmenter
@@ -50,7 +51,7 @@ def label_set(settings: EvaluationSettings) -> LabelSet:
         if settings.dataset is not None:
             return load_spec(settings.dataset).labels
         return settings.classes or read_info(DEFAULT_CHECKPOINT).labels
-    found = [_labels_of(path) for path in settings.paths]
+    found = [info_of(path).labels for path in settings.paths]
     for path, labels in zip(settings.paths, found, strict=True):
         if labels.names != found[0].names:
             raise EvaluationError(
@@ -68,6 +69,8 @@ class Evaluator:
 
     def __init__(self, settings: EvaluationSettings) -> None:
         self.settings, self.labels = settings, label_set(settings)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         where = str(settings.paths[0]) if settings.checkpoints else settings.classes_from
         self._truth = TruthReader(self.labels, settings.dataset, where)
         self._engines = [_engine(path, settings) for path in settings.paths]
@@ -171,9 +174,10 @@ def _engine(path: Path, settings: EvaluationSettings) -> StreamingSegmenter:
     return StreamingSegmenter(model, info, settings.stream())
 
 
-def _labels_of(path: Path) -> LabelSet:
+def info_of(path: Path) -> CheckpointInfo:
+    """What a checkpoint or an exported folder says of its network. Raises CheckpointError."""
     if path.is_dir():
         from stmem_ros.streaming.exported import read_export
 
-        return read_export(path).info.labels
-    return read_info(path).labels
+        return read_export(path).info
+    return read_info(path)

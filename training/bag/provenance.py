@@ -13,29 +13,59 @@ import cv2
 import numpy as np
 import torch
 
-from stmem_ros.streaming import resolve_device
+from stmem_ros.streaming.device import resolve_device, resolve_precision
+from training.bag.evaluator import info_of
 from training.bag.settings import EvaluationSettings
 from training.data.dataset_spec import DATASETS
 
+# Those of the command line that are no list.
+OPTIONS = (
+    *("truth_folder", "dataset", "window", "short_side", "max_gap", "device", "precision", "threads", "used_bits", "tolerance"),
+)
+# What figures depend on that a default may have decided.
+SHOWN = ("window", "short side", "precision", "device", "threads", "max gap", "tolerance")
+
 
 def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
-    """For `Evaluation.settings`. Raises DeviceError and OSError."""
-    device = resolve_device(settings.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    facts = {"command": command(settings, bags), "window": settings.window}
-    facts["short side"] = {0: "as trained", -1: "the camera's"}.get(settings.short_side, str(settings.short_side))
+    """For `Evaluation.settings`. Raises CheckpointError, DeviceError and OSError."""
+    facts = {"command": command(settings, bags)}
+    if settings.checkpoints:
+        facts |= _stream(settings)
     facts |= {f"network {model}": f"{path.name}, SHA-256 {digest(path)}" for model, path in _networks(settings)}
     if settings.has_truth:
         facts["ground truth"] = ", ".join(settings.truth_topics) or str(settings.truth_folder)
-        facts["its values"] = (
-            f"class ids of {settings.classes_from}" if settings.dataset is None else f"data set {settings.dataset}"
-        )
-    facts["device"] = f"{device} ({name})"
+        own = f"class ids of {settings.classes_from}"
+        facts["its values"] = own if settings.dataset is None else f"data set {settings.dataset}"
+    if settings.has_truth or settings.labels_topics:
+        facts["tolerance"] = f"{settings.tolerance:g} s between a frame's stamp and its label image's"
     versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, "NumPy": np.__version__}
     facts["versions"] = ", ".join(
         f"{name} {version}" for name, version in (versions | {"OpenCV": cv2.__version__}).items()
     )
     return facts
+
+
+def _stream(settings: EvaluationSettings) -> dict[str, str]:
+    """By the names in SHOWN, what networks run with."""
+    device = resolve_device(settings.device)
+    precision = str(resolve_precision(settings.precision, device)).removeprefix("torch.")
+    infos = {model: info_of(path) for model, path in _networks(settings)}
+    trained = {model: f"{info.short_side} px" if info.short_side else "the camera's" for model, info in infos.items()}
+    side = {0: "as trained", -1: "the camera's"}.get(settings.short_side, f"{settings.short_side} px")
+    if settings.short_side == 0:
+        alike = len(set(trained.values())) == 1
+        each = next(iter(trained.values())) if alike else ", ".join(f"{name} {its}" for name, its in trained.items())
+        side += f" ({each})"
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    exported = [model for model, path in _networks(settings) if path.is_dir()]
+    return {
+        "window": settings.window,
+        "short side": side,
+        "precision": precision + (f" ({', '.join(exported)}: float32, as exported)" if exported else ""),
+        "device": f"{device}{gpu}",
+        "threads": str(settings.threads or torch.get_num_threads()),
+        "max gap": f"{settings.max_gap:g} s",
+    }
 
 
 def identity(settings: EvaluationSettings) -> str:
@@ -73,7 +103,7 @@ def command(settings: EvaluationSettings, bags: Sequence[Path]) -> str:
     }
     words += [str(word) for option, values in several.items() for value in values for word in (option, value)]
     defaults = EvaluationSettings()
-    for option in ("truth_folder", "dataset", "window", "short_side", "max_gap", "used_bits", "tolerance"):
+    for option in OPTIONS:
         value = getattr(settings, option)
         if value != getattr(defaults, option):
             words += [f"--{option.removesuffix('_folder').replace('_', '-')}", str(value)]

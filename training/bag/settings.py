@@ -32,7 +32,8 @@ class EvaluationSettings:
         classes: what the bags say that their labels are, where neither a checkpoint nor a data set says it; None: the
             classes of the package's model
         classes_from: where the classes are from, for people
-        window, short_side, device, max_gap: see StreamConfig
+        window, short_side, device, precision, max_gap: see StreamConfig
+        threads: CPU threads of a network; 0 is PyTorch's choice
         used_bits: those of 16-bit images, 0 for all (`UsedBits`)
         tolerance: seconds that stamps may differ by which label images are matched with frames
         shots, worst: how many pictures of a sequence are kept for the report, evenly and of the worst
@@ -49,6 +50,8 @@ class EvaluationSettings:
     window: str = "causal"
     short_side: int = 0
     device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
     max_gap: float = 1.0
     used_bits: int = 0
     tolerance: float = 0.001
@@ -93,13 +96,16 @@ class EvaluationSettings:
             )
         if not self.tolerance >= 0:
             raise EvaluationError(f"--tolerance is {self.tolerance:g}; it must be a number of seconds from 0 on")
+        if self.threads < 0:
+            raise EvaluationError(f"--threads is {self.threads}; it must be a number from 0 on")
         try:
             self.stream()
         except ValueError as error:
             raise EvaluationError(f"--{str(error).replace('short_side', 'short-side')}") from error
 
     def stream(self) -> StreamConfig:
-        return StreamConfig(self.window, self.max_gap, self.short_side, self.device)  # type: ignore[arg-type]
+        config = (self.window, self.max_gap, self.short_side, self.device, self.precision)
+        return StreamConfig(*config)  # type: ignore[arg-type]
 
     @property
     def has_truth(self) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from training.bag.bootstrap import LEAST_UNITS
+from training.bag.bootstrap import LEAST_UNITS, counts
+from training.bag.provenance import SHOWN
 from training.bag.result import FIGURE_NAMES, Comparison, Evaluation, SequenceResult, Sums, added
 from training.console import plain_console
 
@@ -20,6 +21,9 @@ def print_summary(evaluation: Evaluation) -> None:
     for table in tables:
         if table is not None:
             console.print(table)
+    shown = [f"{name} {evaluation.settings[name]}" for name in SHOWN if name in evaluation.settings]
+    if shown:
+        console.print(f"with {', '.join(shown)}")
 
 
 def summary_table(evaluation: Evaluation) -> Table:
@@ -47,7 +51,8 @@ def class_table(evaluation: Evaluation) -> Table | None:
     known = [model for model, accuracy in accuracies.items() if accuracy is not None]
     if not known:
         return None
-    pixels = _pooled(evaluation)[known[0]].confusion.sum(1)
+    # Of the network that saw most: recorded labels may lack frames.
+    pixels = max((sums.confusion.sum(1) for sums in _pooled(evaluation).values()), key=lambda counts: counts.sum())
     table = _table("IoU, %", "class", "pixels, %", *known)
     for label, name in enumerate(evaluation.labels.names):
         ious = (accuracies[model].per_class_iou[label] for model in known)  # type: ignore[union-attr]
@@ -76,11 +81,12 @@ def comparison_table(evaluation: Evaluation) -> Table | None:
     if not evaluation.comparisons:
         return None
     seconds = list(dict.fromkeys(each.second for each in evaluation.comparisons))
-    first, count = evaluation.comparisons[0], min(each.count for each in evaluation.comparisons)
+    first = evaluation.comparisons[0]
+    count = counts(evaluation.comparisons)
     table = _table(f"Difference to {first.first}, points", "", *seconds)
     table.caption = (
         f"95 % bootstrap intervals, {count} {first.units} resampled in pairs; *: leaves out 0"
-        if count >= LEAST_UNITS
+        if any(each.count >= LEAST_UNITS for each in evaluation.comparisons)
         else f"no intervals: {count} {first.units} are too few to resample, it takes {LEAST_UNITS}"
     )
     table.caption_justify = "left"

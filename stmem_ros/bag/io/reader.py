@@ -86,7 +86,7 @@ class Bag:
         if not wanted:
             if len(self.image_topics) > 1:
                 raise BagError(
-                    f"{self.path} has {len(self.image_topics)} image topics, set topic to one of: "
+                    f"{self.path} has {len(self.image_topics)} image topics, name one of: "
                     f"{', '.join(self.image_topics)}"
                 )
             wanted = self.image_topics

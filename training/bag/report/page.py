@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stmem_ros.files import whole_file
+from training.bag.bootstrap import LEAST_UNITS, counts
 from training.bag.report.document import choose_pictures, document
 from training.bag.report.tables import (
     bag_rows,
@@ -109,6 +110,8 @@ def context(evaluation: Evaluation, image_budget: int) -> dict[str, Any]:
         "recordings": found,
         "figures": figures,
         "networks": networks,
+        "least_units": LEAST_UNITS,
+        "count": counts(evaluation.comparisons) if evaluation.comparisons else "",
         "classes": class_rows(evaluation, sums),
         "confusions": [largest_confusions(each.confusion) for each in sums],
         "bag_rows": bag_rows(found, [len(one) for one in pictures.moments]),
