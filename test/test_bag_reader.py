@@ -572,6 +572,46 @@ class TestRefusals:
                 bag.messages(["/front"])
             assert_one_line(caught, "has no topic /front; its topics: /camera, /rear, /words")
 
+    def test_a_topic_of_a_type_that_is_no_image(self, tmp_path: Path) -> None:
+        with Bag(write(tmp_path / "drive", drive(3))) as bag, pytest.raises(BagError) as caught:
+            bag.choose_images(["words"])
+        assert_one_line(
+            caught, "topic /words has messages of std_msgs/msg/String: images are sensor_msgs/msg/Image or "
+        )
+        assert "its image topics: /camera" in str(caught.value)
+
+    def test_packets_of_a_film(self, tmp_path: Path) -> None:
+        kind = "foxglove_msgs/msg/CompressedVideo"
+        film = get_types_from_msg("string data\n", kind)
+        types = get_typestore(Stores.ROS2_JAZZY)
+        types.register(film)
+        with Writer(tmp_path / "drive", version=9, storage_plugin=MCAP) as writer:
+            writer.write(writer.add_connection("/film", kind, typestore=types), START_NS, text("packet"))
+        with Bag(tmp_path / "drive") as bag, pytest.raises(BagError) as caught:
+            bag.choose_images(["/film"])
+        assert_one_line(caught, "topic /film has messages of foxglove_msgs/msg/CompressedVideo", "republish")
+
+    @pytest.mark.parametrize("wanted", [[], ["/camera"]])
+    def test_raw_and_compressed_images_on_one_topic(self, tmp_path: Path, wanted: list[str]) -> None:
+        compressed = "sensor_msgs/msg/CompressedImage"
+        with Writer(tmp_path / "drive", version=9, storage_plugin=MCAP) as writer:
+            for kind in (IMAGE, compressed):
+                connection = writer.add_connection("/camera", kind, typestore=TYPES)
+                writer.write(connection, START_NS, image(START_NS))
+        with Bag(tmp_path / "drive") as bag, pytest.raises(BagError) as caught:
+            bag.choose_images(wanted)
+        both = f"topic /camera has messages of {compressed} and {IMAGE}, and one type can be read at a time"
+        assert_one_line(caught, both, f"--exclude-msgtype {compressed}")
+
+    @pytest.mark.parametrize("storage", [MCAP, SQLITE])
+    def test_ros_1_messages_in_a_ros_2_file(self, tmp_path: Path, storage: StoragePlugin) -> None:
+        with Writer(tmp_path / "drive", version=9, storage_plugin=storage) as writer:
+            connection = writer.add_connection("/camera", IMAGE, typestore=TYPES, serialization_format="ros1")
+            writer.write(connection, START_NS, image(START_NS, types=get_typestore(Stores.ROS1_NOETIC), seq=0))
+        with pytest.raises(BagError) as caught:
+            Bag(tmp_path / "drive")
+        assert_one_line(caught, "topic /camera has ROS 1's messages in a ROS 2 file", "rosbags-convert --src IN.bag")
+
     def test_no_image_topic(self, tmp_path: Path) -> None:
         with Bag(write(tmp_path / "drive", [("/words", START_NS, text("yes"))])) as bag:
             with pytest.raises(BagError) as caught:

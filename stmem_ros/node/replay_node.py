@@ -102,9 +102,10 @@ class ReplayNode(Node):
             self._wait_for_subscriber()
         start_ns = 0
         for frame in self._frames():
-            message = self._message(frame)
+            image = _resize(frame.image, self._config.width, self._config.height)
+            message = self._message(frame, image)
             if self.published == 0:
-                self._log_start(frame)
+                self._log_start(frame, image)
                 start_ns = time.monotonic_ns()
             if self._source.live:
                 self._executor.spin_once(timeout_sec=0)
@@ -134,8 +135,7 @@ class ReplayNode(Node):
             if not self._config.loop:
                 return
 
-    def _message(self, frame: Frame) -> Image | CompressedImage:
-        image = _resize(frame.image, self._config.width, self._config.height)
+    def _message(self, frame: Frame, image: NDArray[np.uint8]) -> Image | CompressedImage:
         header = Header(frame_id=self._config.frame_id, stamp=stamp_from_ns(frame.stamp_ns))
         if self._config.transport == "raw":
             return to_image_msg(image, "rgb8", header)
@@ -171,12 +171,13 @@ class ReplayNode(Node):
                 f"within {ACKNOWLEDGE_WITHIN_S:g} s"
             )
 
-    def _log_start(self, frame: Frame) -> None:
-        height, width = frame.image.shape[:2]
+    def _log_start(self, frame: Frame, image: NDArray[np.uint8]) -> None:
+        (height, width), (own_height, own_width) = image.shape[:2], frame.image.shape[:2]
+        resized = "" if (height, width) == (own_height, own_width) else f", resized from {own_width}x{own_height},"
         count = "" if self._source.frame_count is None else f"{self._source.frame_count} frames of "
         pace = "as they come" if self._source.live else f"at {1e9 / self._period_ns:.4g} Hz"
         self.get_logger().info(
-            f"publishing {count}{width}x{height} from {self._source.name} {pace} on {self._publisher.topic_name}"
+            f"publishing {count}{width}x{height}{resized} from {self._source.name} {pace} on {self._publisher.topic_name}"
         )
 
 
@@ -199,7 +200,6 @@ def main(args: list[str] | None = None) -> int:
         node.run()
     except (SourceError, EncodeError) as error:
         failure = error
-    node.get_logger().info(f"published {node.published} frames")
     code = 0 if failure is None else _fail(failure)
     print(f"published {node.published} frames", flush=True)
     end_soon()

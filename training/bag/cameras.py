@@ -46,8 +46,8 @@ class Camera:
 
 def choose_cameras(bag: Bag, settings: EvaluationSettings, labels: LabelSet) -> list[Camera]:
     """Raises BagError, DatasetError and EvaluationError where the bag has not what `settings` ask for."""
-    truths = [_topic(bag, topic, "--truth-topic") for topic in settings.truth_topics]
-    recorded = [_topic(bag, topic, "--labels-topic") for topic in settings.labels_topics]
+    truths = [bag.image_topic(topic, "--truth-topic") for topic in settings.truth_topics]
+    recorded = [bag.image_topic(topic, "--labels-topic") for topic in settings.labels_topics]
     topics = bag.choose_images(settings.image_topics or _likely(bag, truths, recorded))
     cameras = []
     for place, topic in enumerate(topics):
@@ -129,14 +129,6 @@ def _mates(
         near = f"within {settings.tolerance:g} s"
         camera.lose(f"label images {where} without an image on {camera.topic} {near}", count=len(stamps) - used)
     return mates
-
-
-def _topic(bag: Bag, name: str, option: str) -> str:
-    match = next((topic for topic in bag.image_topics if topic.lstrip("/") == name.lstrip("/")), None)
-    if match is None:
-        listed = ", ".join(bag.image_topics) or "none"
-        raise BagError(f"{bag.path} has no image topic {name} for {option}; its image topics: {listed}")
-    return match
 
 
 def _confidence(bag: Bag, labels: str) -> str | None:

@@ -18,6 +18,8 @@ from stmem_ros.bag.io.scratch import Scratch
 from stmem_ros.bag.io.storage import Rosbag2File
 from stmem_ros.bag.io.typestore import has_header, header_stamp_ns, ros2_typestore
 
+ROS1_ENCODING = "ros1"
+
 
 class Content:
     """Lines go to `lost` for what cannot be read and to `notes` for what is unusual, each once. Raises BagError."""
@@ -48,9 +50,7 @@ class Content:
         for connection in connections:
             if not _is_cdr(connection):
                 encoding = cast(ConnectionExtRosbag2, connection.ext).serialization_format
-                self._lose(
-                    f"topic {connection.topic} is encoded as {encoding or 'nothing known'}, not as CDR: not read"
-                )
+                self._lose(f"topic {connection.topic} {_not_read(encoding)}")
         if lost and not any(topic.count for topic in self.topics.values()):
             self.close()
             raise BagError(f"{path} has no message that can be read: {lost[0]}")
@@ -120,3 +120,13 @@ def _topics(connections: Sequence[Connection]) -> Generator[Topic, None, None]:
 
 def _is_cdr(connection: Connection) -> bool:
     return cast(ConnectionExtRosbag2, connection.ext).serialization_format == "cdr"
+
+
+def _not_read(encoding: str) -> str:
+    """What is wrong with another encoding than CDR, and what to do."""
+    if encoding == ROS1_ENCODING:
+        return (
+            "has ROS 1's messages in a ROS 2 file, which are not read: give the .bag that the file was made from, or "
+            "convert that with rosbags-convert --src IN.bag --dst OUT"
+        )
+    return f"is encoded as {encoding or 'nothing known'}, not as CDR: not read"

@@ -16,6 +16,12 @@ __all__ = ["Bag", "BagError", "Message", "Topic"]
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+# Packets of a film, of which one alone is no picture.
+VIDEO = (
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket",
+    "foxglove_msgs/msg/CompressedVideo",
+    "theora_image_transport/msg/Packet",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,10 @@ class Bag:
         """
         if not any(topic.count for topic in self.topics.values()):
             raise BagError(f"{self.path} is empty: it has no messages")
-        if not self.image_topics:
+        mixed = next((topic.name for topic in self.topics.values() if _is_mixed(topic)), None)
+        if not wanted and not self.image_topics and mixed is not None:
+            wanted = [mixed]
+        if not wanted and not self.image_topics:
             listed = ", ".join(f"{topic.name} ({topic.type})" for topic in self.topics.values()) or "none"
             raise BagError(f"{self.path} has no image topic; its topics: {listed}")
         if not wanted:
@@ -92,16 +101,35 @@ class Bag:
             wanted = self.image_topics
         chosen = []
         for name in wanted:
-            match = next((topic for topic in self.image_topics if topic.lstrip("/") == name.lstrip("/")), None)
-            if match is None:
-                raise BagError(
-                    f"{self.path} has no image topic {name}; its image topics: {', '.join(self.image_topics)}"
-                )
+            match = self.image_topic(name)
             if not self.topics[match].count:
                 raise BagError(f"{self.path} has no message on image topic {match}")
             if match not in chosen:
                 chosen.append(match)
         return chosen
+
+    def image_topic(self, name: str, option: str = "") -> str:
+        """The image topic of that name (a leading slash may be missing), which `option` asked for.
+
+        Raises BagError, which says what there is instead.
+        """
+        topic = next((each for each in self.topics.values() if each.name.lstrip("/") == name.lstrip("/")), None)
+        if topic is not None and topic.name in self.image_topics:
+            return topic.name
+        of = f" for {option}" if option else ""
+        listed = f"; its image topics: {', '.join(self.image_topics) or 'none'}"
+        if topic is None:
+            raise BagError(f"{self.path} has no image topic {name}{of}{listed}")
+        if _is_mixed(topic):
+            raise BagError(
+                f"{self.path}: topic {topic.name} has messages of {topic.type}, and one type can be read at a time: "
+                f"take one out with rosbags-convert --src {self.path} --dst OUT --exclude-msgtype {COMPRESSED_IMAGE}, "
+                "and give each publisher a topic of its own in the next recording"
+            )
+        advice = f"images are {IMAGE} or {COMPRESSED_IMAGE}"
+        if topic.type in VIDEO:
+            advice += "; play the bag and record what `ros2 run image_transport republish` decodes of it"
+        raise BagError(f"{self.path}: topic {topic.name}{of} has messages of {topic.type}: {advice}{listed}")
 
     def messages(self, topics: Sequence[str] | None = None) -> Generator[Message, None, None]:
         """In the order of recording; of all topics where none are given. Raises BagError for unknown topics."""
@@ -136,3 +164,8 @@ class Bag:
             if name not in self.topics:
                 raise BagError(f"{self.path} has no topic {name}; its topics: {', '.join(self.topics) or 'none'}")
         return list(dict.fromkeys(topics))
+
+
+def _is_mixed(topic: Topic) -> bool:
+    """Whether raw and compressed images are on one topic."""
+    return {IMAGE, COMPRESSED_IMAGE} <= set(topic.type.split(" and "))
