@@ -177,7 +177,8 @@ class ReplayNode(Node):
         count = "" if self._source.frame_count is None else f"{self._source.frame_count} frames of "
         pace = "as they come" if self._source.live else f"at {1e9 / self._period_ns:.4g} Hz"
         self.get_logger().info(
-            f"publishing {count}{width}x{height}{resized} from {self._source.name} {pace} on {self._publisher.topic_name}"
+            f"publishing {count}{width}x{height}{resized} from {self._source.name} {pace} on "
+            f"{self._publisher.topic_name}"
         )
 
 

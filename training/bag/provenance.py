@@ -20,10 +20,21 @@ from training.data.dataset_spec import DATASETS
 
 # Those of the command line that are no list.
 OPTIONS = (
-    *("truth_folder", "dataset", "window", "short_side", "max_gap", "device", "precision", "threads", "used_bits", "tolerance"),
+    *(
+        "truth_folder",
+        "dataset",
+        "window",
+        "short_side",
+        "max_gap",
+        "device",
+        "precision",
+        "threads",
+        "used_bits",
+        "tolerance",
+    ),
 )
 # What figures depend on that a default may have decided.
-SHOWN = ("window", "short side", "precision", "device", "threads", "max gap", "tolerance")
+SHOWN = ("window", "short side", "precision", "device", "threads", "max gap", "used bits", "tolerance")
 
 
 def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
@@ -31,6 +42,8 @@ def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
     facts = {"command": command(settings, bags)}
     if settings.checkpoints:
         facts |= _stream(settings)
+    if settings.used_bits:
+        facts["used bits"] = f"{settings.used_bits} of 16"
     facts |= {f"network {model}": f"{path.name}, SHA-256 {digest(path)}" for model, path in _networks(settings)}
     if settings.has_truth:
         facts["ground truth"] = ", ".join(settings.truth_topics) or str(settings.truth_folder)
