@@ -246,6 +246,18 @@ def test_without_a_checkpoint_it_is_the_packaged_one(
     assert figures(tmp_path)["checkpoint"] == str(tmp_path / "network.safetensors")
 
 
+def test_used_bits_of_16_bit_images(
+    run: Callable[..., int], save: Callable[..., Path], spec: DatasetSpec, tmp_path: Path
+) -> None:
+    for frame in list_frames(spec, tmp_path, "val"):
+        cv2.imwrite(str(frame.image), cv2.imread(str(frame.image)).astype(np.uint16) << 4)
+    checkpoint, figures = save(), tmp_path / "out" / "figures.json"
+    assert run("--checkpoint", checkpoint) == 0
+    assert json.loads(figures.read_text())["miou"] < 100
+    assert run("--checkpoint", checkpoint, "--used-bits", "12") == 0
+    assert json.loads(figures.read_text())["miou"] == 100
+
+
 @pytest.fixture
 def numbered(spec: DatasetSpec, tmp_path: Path) -> Callable[..., list[LabelledFrame]]:
     """Makes frame n of a clip have the colour n all over; returns the frames. Labels are those of the first three."""
