@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,23 @@ def section(title: str) -> str:
     """The text of the README below a heading."""
     text = (ROOT / "README.md").read_text()
     return re.split(r"^#+ ", text.split(f"# {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_launchs_own_pytest_plugins_which_do_not_fit_pytest_9_do_not_stop_the_tests(tmp_path: Path) -> None:
+    """Stand-ins for them, as a ROS 2 installation has them on PYTHONPATH; in xdist's workers too."""
+    for name in ("launch_testing", "launch_pytest", "launch_ros"):
+        (tmp_path / f"{name}_plugin.py").write_text("def pytest_pycollect_makemodule(path, parent): pass\n")
+        information = tmp_path / f"{name}_plugin-1.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}_plugin\nVersion: 1\n")
+        (information / "entry_points.txt").write_text(f"[pytest11]\n{name} = {name}_plugin\n")
+    (tmp_path / "test_one.py").write_text("def test_one(): pass\n")
+    settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *settings, "-n", "1", "test_one.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
