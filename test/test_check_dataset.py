@@ -131,6 +131,20 @@ def test_labels_that_are_all_void_are_one_problem(check: Callable[..., str], roo
     assert "1 problem," in printed
 
 
+def test_one_label_image_of_two_splits_is_a_problem(check: Callable[..., str], root: Path) -> None:
+    """A data set whose labels do not lie by split, and whose splits both begin with frame 0."""
+    path = root / "shapes.yaml"
+    path.write_text(path.read_text().replace('"{split}annot"', "trainannot"))
+    train, val, labels = (root / folder / "drive_000000.png" for folder in ("train", "val", "trainannot"))
+    printed = check(1)
+    assert f"{train} and {val} have the same label image {labels}, which cannot be right for both" in printed
+
+
+def test_a_name_with_a_line_end_is_one_line(check: Callable[..., str], root: Path) -> None:
+    (root / "train" / "two\nlines\x1b[31m.png").write_text("hello")
+    assert f"{root / 'train'}/two\\nlines\\x1b[31m.png does not fit" in check(1, "--splits", "train")
+
+
 def test_classes_of_one_colour_are_a_problem(check: Callable[..., str], root: Path) -> None:
     path = root / "shapes.yaml"
     path.write_text(path.read_text().replace("[220, 40, 40]", "[40, 60, 200]"))

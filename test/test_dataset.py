@@ -142,6 +142,11 @@ class TestSpec:
             ("40, 40]}", "40, 40], label_colors: [[1, 2, 3]]}", "void_ids means nothing beside"),
             ("void_ids: [9]", "label_name: '{drive}.png'", "only {sequence}, {frame}, {name} are filled in"),
             ("void_ids: [9]", "label_name: '{}.png'", "only {sequence}, {frame}, {name} are filled in"),
+            (
+                "void_ids: [9]",
+                "label_name: '{frame:06d}.png'",
+                "only {sequence}, {frame}, {name} are filled in, as text",
+            ),
             ("void_ids: [9]", "unlabelled_frames: some", "unlabelled_frames is 'some'"),
             ("void_ids: [9]", "list: '{sequence}.txt'", "only {split} is filled in"),
             ("void_ids: [9]", "frame_rate: 0", "frame_rate is 0.0"),

@@ -295,6 +295,15 @@ class TestBareNumbers:
         message = refusal(lambda: list_frames(dataclasses.replace(spec, list_file="{split}.txt"), tmp_path, "train"))
         assert "names val/0001.png, which is no frame" in message
 
+    def test_a_group_that_matches_nothing_is_empty(self, spec: DatasetSpec, tmp_path: Path) -> None:
+        pattern = re.compile(r"(?P<frame>\d+)(?P<side>_left)?")
+        spec = dataclasses.replace(spec, name_pattern=pattern, label_name="{frame}{side}_gt.png")
+        for name in ("1", "2_left"):
+            write_image(tmp_path / "train" / f"{name}.png")
+            write_image(tmp_path / "trainannot" / f"{name}_gt.png")
+        labels = [frame.labels.name for frame in list_frames(spec, tmp_path, "train")]
+        assert labels == ["1_gt.png", "2_left_gt.png"]
+
     def test_a_sequence_that_may_be_empty(self, spec: DatasetSpec, tmp_path: Path) -> None:
         spec = dataclasses.replace(spec, name_pattern=re.compile(r"(?P<sequence>[a-z]*)_?(?P<frame>\d+)"))
         for name in ("0001", "walk_0001"):

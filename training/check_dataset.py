@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ from training.data.dataset import (
     require_one_size,
     scan,
 )
-from training.data.overlap import overlap
+from training.data.overlap import overlap, require_own_labels
 
 HISTOGRAM = "class_histogram.png"
 SHOWN = 10
@@ -151,7 +152,9 @@ def print_problems(heading: str, lines: list[str], console: Console) -> None:
     """Lines under a heading, at most SHOWN."""
     console.print(f"{heading}: {len(lines)}", style="bold red", highlight=False)
     for line in _bounded(lines):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        # A name may hold a line's end, or what a terminal obeys.
+        shown = re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], line)
+        console.print(f"  {shown}", highlight=False, soft_wrap=True)
 
 
 def _sequence_table(split: Split) -> Table:
@@ -241,6 +244,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
         print_report(report, title, console)
         problems += sum(len(lines) for lines in report.problems.values())
         pixels[split], frames[split] = report.pixels, report.split.frames
+    try:
+        require_own_labels([frame for split in frames.values() for frame in split], spec.read_image)
+    except DatasetError as error:
+        print_problems("label images of two splits", [str(error)], console)
+        problems += 1
     for first, second in itertools.combinations(frames, 2):
         shared = overlap(frames[first], frames[second], spec.read_image)
         lines = [f"{other.image} is {one.image}" for one, other in shared]

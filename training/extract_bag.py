@@ -156,7 +156,7 @@ def own_yaml(output: Path) -> Path | None:
     if not output.is_dir():
         raise DatasetError(f"--output {output} is a file; it must be a folder")
     for path in sorted(output.glob("*.yaml")):
-        if path.read_text(errors="replace").startswith(MARK):
+        if path.read_text("utf-8-sig", errors="replace").startswith(MARK):
             return path
     if any(not path.name.startswith(".") for path in output.iterdir()):
         raise DatasetError(f"--output {output} holds files that extract_bag did not write: give a new or empty folder")

@@ -33,7 +33,7 @@ from training.data.dataset import (
     of_sequences,
     require_classes,
 )
-from training.data.overlap import overlap, overlap_line
+from training.data.overlap import overlap, overlap_line, require_own_labels
 from training.stages.base_stage import BaseStage, CropDataset, WholeImageDataset, class_weights
 from training.stages.feature_cache import FeatureCache
 from training.stages.harness import (
@@ -121,6 +121,7 @@ class Run:
         class_pixels(self.validation, self.spec)
         # What is to be said of the images is said here, and not by each process that reads them.
         self.spec.read_image(self.frames[0].image)
+        require_own_labels([*self.frames, *self.validation], self.spec.read_image)
         shared = overlap(self.frames, self.validation, self.spec.read_image)
         if shared and processes()[0] == 0:
             print(f"training: {overlap_line(shared, config.train_split, config.val_split)}", file=sys.stderr)

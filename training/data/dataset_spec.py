@@ -253,12 +253,12 @@ def _below_root(document: dict[str, Any], key: str) -> str:
 
 def _label_name(document: dict[str, Any], pattern: re.Pattern[str]) -> str:
     label_name = str(document.get("label_name", DatasetSpec.label_name))
-    fields = {"sequence": "", **pattern.groupindex, "name": ""}
+    fields = dict.fromkeys(["sequence", *pattern.groupindex, "name"], "0")
     try:
         label_name.format(**fields)
     except (LookupError, AttributeError, ValueError) as error:
         known = ", ".join(f"{{{field}}}" for field in fields)
-        raise ValueError(f"label_name is {label_name!r}; only {known} are filled in") from error
+        raise ValueError(f"label_name is {label_name!r}; only {known} are filled in, as text") from error
     return label_name
 
 

@@ -35,13 +35,13 @@ def frame_of(path: PurePath, image: Path, labels_folder: Path, spec: DatasetSpec
     for before, match in _matches(path, spec.name_pattern):
         if not (match["frame"] or "").isdecimal():
             continue
-        groups = match.groupdict()
+        groups = match.groupdict(default="")
         name = match[0]
         if "sequence" not in groups:
             groups["sequence"] = "/".join(before).lstrip("/")
             name = "/".join([*before, name]).lstrip("/")
-        sequence = groups["sequence"] or ""
-        labels = labels_folder / spec.label_name.format(**{**groups, "sequence": sequence, "name": name})
+        sequence = groups["sequence"]
+        labels = labels_folder / spec.label_name.format(**{**groups, "name": name})
         frame = LabelledFrame(sequence, int(match["frame"]), image, labels)
         if sequence or "sequence" not in match.groupdict():
             return frame

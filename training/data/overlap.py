@@ -62,6 +62,18 @@ def overlap_line(pairs: Sequence[Pair], first: str, second: str) -> str:
     )
 
 
+def require_own_labels(frames: Frames, read: ReadImage = read_image) -> None:
+    """Raises DatasetError where two different images, such as those of one name in two splits, have one label image."""
+    first: dict[str, LabelledFrame] = {}
+    for frame in frames:
+        other = first.setdefault(os.path.abspath(frame.labels), frame)
+        if os.path.abspath(other.image) != os.path.abspath(frame.image) and not _alike(read, (other, frame)):
+            raise DatasetError(
+                f"{other.image} and {frame.image} have the same label image {frame.labels}, which cannot be right for "
+                "both: put {split} into labels in the data set's YAML file, or name the label images in its lists"
+            )
+
+
 def _with_equal_files(
     first: Frames, second: Frames, file: Callable[[LabelledFrame], Path]
 ) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
