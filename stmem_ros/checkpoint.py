@@ -8,6 +8,7 @@ stored where they differ from the network's own; a robot loads none of them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialize
 
-from stmem_ros.files import one_line, open_tensors, whole_file
+from stmem_ros.files import LENGTH_BYTES, TensorFile, one_line, open_tensors, user_path, whole_file
 from stmem_ros.labels import LabelSet
 from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
@@ -25,6 +26,10 @@ from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
 FORMAT = "stmem_ros"
 ROW_PREFIX = "rows."
 FORMAT_VERSION = 2
+# The file of an exported network's folder that describes it.
+EXPORT_DOCUMENT = "model.json"
+# What files of torch.save begin with: zip archives since PyTorch 1.6, pickles before.
+ZIP_BEGIN, PICKLE_BEGIN = b"PK\x03\x04", b"\x80"
 MODELS = Path(__file__).parent / "models"
 DEFAULT_CHECKPOINT = MODELS / "camvid_lite2.safetensors"
 
@@ -112,8 +117,11 @@ def save_checkpoint(
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The file or folder `name`, or the package's model of that name where there is no such file: `camvid_lite2`."""
-    path = Path(name)
+    """The file or folder `name`, or the package's model of that name where there is no such file: `camvid_lite2`.
+
+    `~` is the home folder.
+    """
+    path = user_path(name)
     packaged = MODELS / f"{path}.safetensors"
     return packaged if len(path.parts) == 1 and not path.exists() and packaged.is_file() else path
 
@@ -121,14 +129,14 @@ def find_checkpoint(name: str | Path) -> Path:
 def read_info(path: str | Path) -> CheckpointInfo:
     """What the file says of itself, without loading the weights. Raises CheckpointError."""
     path = find_checkpoint(path)
-    with open_tensors(path, CheckpointError) as file:
+    with _opened(path) as file:
         return _read_info(path, file)
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[VideoSegmenter, CheckpointInfo]:
     """The network in evaluation mode on `device`, and what the file says of it. Raises CheckpointError."""
     path = find_checkpoint(path)
-    with open_tensors(path, CheckpointError) as file:
+    with _opened(path) as file:
         info = _read_info(path, file)
         names = {name: name for name in file.keys() if not name.startswith(ROW_PREFIX)}  # noqa: SIM118 (no mapping)
         return _load(path, file, info.config, names).eval().to(device), info
@@ -138,7 +146,7 @@ def load_rows(path: str | Path, device: str | torch.device = "cpu") -> dict[str,
     """The networks kept beside a checkpoint's own, by name; none in many files. Raises CheckpointError."""
     path = find_checkpoint(path)
     rows = {}
-    with open_tensors(path, CheckpointError) as file:
+    with _opened(path) as file:
         info = _read_info(path, file)
         stored = set(file.keys())
         for row, config in _read_row_configs(path, file).items():
@@ -148,6 +156,46 @@ def load_rows(path: str | Path, device: str | torch.device = "cpu") -> dict[str,
             model = _load(path, file, config, names).eval().to(device)
             rows[row] = (model, dataclasses.replace(info, config=config))
     return rows
+
+
+def _opened(path: Path) -> contextlib.AbstractContextManager[TensorFile]:
+    """The file for reading. Raises CheckpointError, which says what a file of another kind is good for."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} {folder_hint(path)}")
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        raise CheckpointError(
+            f"{path} is one graph of an exported network: give the folder that training.export wrote, with "
+            f"{EXPORT_DOCUMENT} in it; a graph from elsewhere cannot be run here"
+        )
+    if is_of_torch(path):
+        raise CheckpointError(
+            f"{path} is a file of PyTorch's (torch.save), no safetensors file: make a checkpoint of it with "
+            f"python -m training.import_weights {path} {path.with_suffix('.safetensors').name}"
+        )
+    return open_tensors(path, CheckpointError)
+
+
+def is_of_torch(path: Path) -> bool:
+    """Whether torch.save wrote it. False where it cannot be read, which is said where it is opened."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(LENGTH_BYTES + 1)
+    except OSError:
+        return False
+    # A safetensors file begins with the length of its header, which may be any bytes.
+    return begin.startswith((ZIP_BEGIN, PICKLE_BEGIN)) and begin[LENGTH_BYTES:] != b"{"
+
+
+def folder_hint(path: Path) -> str:
+    """What a folder is that was given in place of a checkpoint file, and what to do; after its name."""
+    if (path / EXPORT_DOCUMENT).is_file():
+        return (
+            "is an exported network, which node, bag commands and benchmark --export run: "
+            "here give the .safetensors file that it was exported from"
+        )
+    inside = path / "model.safetensors"
+    hint = f"give {inside}" if inside.is_file() else "a checkpoint is a .safetensors file"
+    return f"is a folder without {EXPORT_DOCUMENT}, so no exported network: {hint}"
 
 
 def _row_tensor(row: str, name: str) -> str:
@@ -182,7 +230,10 @@ def _read_row_configs(path: Path, file: Any) -> dict[str, SegmenterConfig]:
 def _read_info(path: Path, file: Any) -> CheckpointInfo:
     text = (file.metadata() or {}).get(FORMAT)
     if text is None:
-        raise CheckpointError(f"{path} is a safetensors file but not of stmem_ros: its header has no {FORMAT!r} entry")
+        raise CheckpointError(
+            f"{path} is a safetensors file but not of stmem_ros: its header has no {FORMAT!r} entry; of another "
+            "program's weights python -m training.import_weights makes a checkpoint"
+        )
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stmem_ros.bridge import bridge_failure
 from stmem_ros.files import one_line
 from stmem_ros.image_header import Header, HeaderError, read_header
+from stmem_ros.lfs import BEGIN, ONLY_A_POINTER
 from stmem_ros.tiff_tags import ORIENTATION, TiffTags
 from stmem_ros.used_bits import FULL, UsedBits
 
@@ -211,6 +212,8 @@ def _decode(data: NDArray[np.uint8], flags: int, what: str) -> NDArray[Any]:
         image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:
         image = None
+    if image is None and data[: len(BEGIN)].tobytes() == BEGIN:
+        raise ImageError("data", f"it {ONLY_A_POINTER}")
     if image is None or image.dtype not in (np.uint8, np.uint16):
         raise ImageError("data", f"{what} are no image that OpenCV can read")
     return image

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
+from stmem_ros.lfs import ONLY_A_POINTER, is_pointer
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,6 +29,11 @@ DTYPES = {
     "BOOL": "bool",
 }
 PIECE = 1 << 20
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a person gives it: `~` is the home folder, also where no shell has put that in its place."""
+    return Path(os.path.expanduser(text))
 
 
 @contextlib.contextmanager
@@ -131,6 +138,10 @@ def open_tensors(path: Path, error_type: type[Exception]) -> Iterator[TensorFile
     try:
         if not path.is_file():
             raise error_type(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+        if not path.stat().st_size:
+            raise error_type(f"{path} is empty: writing or downloading it did not finish; get it again")
+        if is_pointer(path):
+            raise error_type(f"{path} {ONLY_A_POINTER}")
         with path.open("rb") as file, open(os.memfd_create("tensors"), "w+b") as own:
             opened = TensorFile(path, file, own, error_type)
             try:

@@ -25,6 +25,7 @@ from stmem_ros.image_header import (
     png_chunks,
     read_header,
 )
+from stmem_ros.lfs import BEGIN, ONLY_A_POINTER
 from stmem_ros.tiff_tags import TiffTags
 
 LOSSY = "which alters labels: give them as PNG, made from what they were before that; they cannot be mended"
@@ -121,6 +122,8 @@ def _decode(data: bytes) -> LabelImage:
             return _tiff(data)
     except (HeaderError, ValueError, struct.error) as error:
         raise LabelFormatError("is damaged or no image") from error
+    if data.startswith(BEGIN):
+        raise LabelFormatError(ONLY_A_POINTER)
     raise LabelFormatError(f"is damaged or no image: label images are read as {READ}")
 
 

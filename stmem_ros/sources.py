@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stmem_ros.decode import ImageError, decode_encoded, decode_message
+from stmem_ros.files import user_path
+from stmem_ros.lfs import ONLY_A_POINTER, is_pointer
 from stmem_ros.used_bits import UNKNOWN, UsedBits
 
 DEFAULT_RATE = 15.0
@@ -103,7 +105,7 @@ def open_source(source: str, topic: str = "", rate: float | None = None, used_bi
         return _CameraSource(int(source), rate)
     if not source:
         raise SourceError("no source: give a video file, a folder of images, a bag or a camera index")
-    path = Path(source)
+    path = user_path(source)
     if not path.exists():
         raise SourceError(f"{path} does not exist: give a video file, a folder of images, a bag or a camera index")
     if path.is_dir():
@@ -151,10 +153,11 @@ class _VideoSource(FrameSource):
 
     def _open(self) -> cv2.VideoCapture:
         try:
-            with open(self._path, "rb"):
-                pass
+            pointer = is_pointer(self._path)
         except OSError as error:
             raise SourceError(f"{self._path} cannot be read: {error.strerror}") from error
+        if pointer:
+            raise SourceError(f"{self._path} {ONLY_A_POINTER}")
         capture = cv2.VideoCapture(self.name)
         if not capture.isOpened():
             raise SourceError(

@@ -99,11 +99,52 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "absent.safetensors")
 
 
-def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
-    assert "is not a file" in refusal(tmp_path)
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (None, "is a folder without model.json, so no exported network: a checkpoint is a .safetensors file"),
+        ("model.safetensors", "so no exported network: give {}/model.safetensors"),
+        ("model.json", "is an exported network, which node, bag commands and benchmark --export run: here give the"),
+    ],
+)
+def test_a_folder_instead_of_a_file_is_named_with_what_to_give(tmp_path: Path, inside: str | None, said: str) -> None:
+    if inside is not None:
+        (tmp_path / inside).touch()
+    for read in (read_info, load_checkpoint, load_rows):
+        assert said.format(tmp_path) in refusal(tmp_path, read)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x7fELF" + bytes(200), b"not a network" * 100])
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    path.touch()
+    assert "is empty: writing or downloading it did not finish; get it again" in refusal(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_of_torch_save_is_led_to_the_import(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "psp50.pth"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=not legacy)
+    assert f"python -m training.import_weights {path} psp50.safetensors" in refusal(path, read_info)
+
+
+def test_a_single_graph_is_led_to_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "frame.onnx"
+    path.write_bytes(b"\x08\x08")
+    assert "is one graph of an exported network: give the folder that training.export wrote" in refusal(path)
+    assert "does not exist" in refusal(tmp_path / "other.onnx")
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(saved: Path) -> None:
+    data = saved.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    # Blanks fill the header up to a length whose lowest byte is 0x80, as that of a pickle.
+    more = -(length - 0x80) % 256
+    saved.write_bytes((length + more).to_bytes(8, "little") + data[8 : 8 + length] + b" " * more + data[8 + length :])
+    assert saved.read_bytes()[0] == 0x80
+    load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", [b"\x7fELF" + bytes(200), b"not a network" * 100])
 def test_another_kind_of_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "network.safetensors"
     path.write_bytes(content)
@@ -159,6 +200,7 @@ def test_a_safetensors_file_of_another_program(tmp_path: Path, metadata: dict | 
     path = tmp_path / "network.safetensors"
     save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
     assert "not of stmem_ros" in refusal(path)
+    assert "training.import_weights" in refusal(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '"version"', "[" * 100_000])

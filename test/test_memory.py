@@ -312,7 +312,7 @@ class TestFile:
         assert "does not exist" in refusal(tmp_path / "absent.safetensors")
         assert "is not a file" in refusal(tmp_path)
 
-    @pytest.mark.parametrize("kept", [0, 0.001, 0.5, 0.999])
+    @pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
     def test_that_is_truncated(self, saved: Path, kept: float) -> None:
         data = saved.read_bytes()
         saved.write_bytes(data[: int(len(data) * kept)])

@@ -20,8 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import stmem_ros
-from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
 from stmem_ros.command import exit_status, require_writable
+from stmem_ros.files import user_path
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
@@ -186,11 +187,11 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.build_memory",
         description="Run a network over a labelled split; keep each class's hard features and prototype, MAR's memory.",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="the network of the stage before MAR")
+    parser.add_argument("--checkpoint", required=True, type=find_checkpoint, help="the network of the stage before MAR")
     parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")
-    parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
+    parser.add_argument("--root", required=True, type=user_path, help="the folder that the data set lies in")
     parser.add_argument("--split", default="train", help="the split that the network learned from (default: train)")
-    parser.add_argument("--output", required=True, type=Path, help="write the memory to this .safetensors file")
+    parser.add_argument("--output", required=True, type=user_path, help="write the memory to this .safetensors file")
     parser.add_argument("--hard", type=int, default=10, help="keys a class, K_L (default: 10)")
     parser.add_argument("--confident", type=int, default=10, help="features behind a prototype, K_H (default: 10)")
     parser.add_argument("--allow-missing", action="store_true", help="leave classes with too few features out")

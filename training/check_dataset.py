@@ -24,7 +24,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from stmem_ros.command import exit_status, require_writable
-from stmem_ros.files import whole_file
+from stmem_ros.files import user_path, whole_file
 from training.console import plain_console
 from training.data.dataset import (
     DatasetError,
@@ -281,11 +281,11 @@ def main(arguments: list[str] | None = None) -> int:
         description="Read every image of a data set and print what is in it and what is wrong with it.",
     )
     parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")
-    parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
+    parser.add_argument("--root", required=True, type=user_path, help="the folder that the data set lies in")
     parser.add_argument(
         "--splits", nargs="+", default=["train", "val"], help="as the folders are named (default: train val)"
     )
-    parser.add_argument("--output", type=Path, help=f"folder to write {HISTOGRAM} into")
+    parser.add_argument("--output", type=user_path, help=f"folder to write {HISTOGRAM} into")
     return exit_status("check_dataset", lambda: run(parser.parse_args(arguments), plain_console()), (DatasetError,))
 
 

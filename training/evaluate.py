@@ -31,7 +31,7 @@ from stmem_ros.checkpoint import (
     load_rows,
 )
 from stmem_ros.command import OutputError, exit_status, image_size, require_writable
-from stmem_ros.files import whole_file
+from stmem_ros.files import user_path, whole_file
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
@@ -387,7 +387,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 def add_what_options(parser: argparse.ArgumentParser) -> None:
     """Which data and which checkpoints."""
     parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")
-    parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
+    parser.add_argument("--root", required=True, type=user_path, help="the folder that the data set lies in")
     parser.add_argument("--split", default="val", help="train, val or test, as the folders are named (default: val)")
     parser.add_argument(
         "--checkpoint",
@@ -445,8 +445,8 @@ def options_parser() -> argparse.ArgumentParser:
         "(default: 0, as the checkpoint was trained)",
     )
     add_used_bits(parser, "the data set's")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, percentages")
-    parser.add_argument("--pictures", type=Path, help=f"write {', '.join(PICTURES)} into this folder")
+    parser.add_argument("--json", type=user_path, help="write the figures to this file, percentages")
+    parser.add_argument("--pictures", type=user_path, help=f"write {', '.join(PICTURES)} into this folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
 

@@ -23,14 +23,20 @@ from torch import Tensor, nn
 
 import stmem_ros
 from stmem_ros.benchmark.film import Film
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
+from stmem_ros.checkpoint import (
+    DEFAULT_CHECKPOINT,
+    EXPORT_DOCUMENT,
+    CheckpointError,
+    CheckpointInfo,
+    find_checkpoint,
+    load_checkpoint,
+)
 from stmem_ros.command import exit_status, image_size, require_writable
-from stmem_ros.files import one_line
+from stmem_ros.files import one_line, user_path
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor, network_size
 from stmem_ros.streaming import DeviceError
 from stmem_ros.streaming.exact import FrameFeatures, StreamingNetwork
 from stmem_ros.streaming.exported import (
-    DOCUMENT,
     FORMAT,
     FORMAT_VERSION,
     FRAME,
@@ -120,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
             "versions": {"stmem_ros": stmem_ros.__version__}
             | {name: importlib.metadata.version(name) for name in PACKAGES},
         }
-        path = folder / DOCUMENT
+        path = folder / EXPORT_DOCUMENT
         path.write_text(json.dumps(document, indent=1))
         document["agreement"] = {}
         for window in fusion_files(info.config):
@@ -166,7 +172,7 @@ def require_replaceable(folder: Path) -> None:
     if not names:
         return
     try:
-        known = {DOCUMENT, FRAME, *fusion_files(read_export(folder).info.config).values()}
+        known = {EXPORT_DOCUMENT, FRAME, *fusion_files(read_export(folder).info.config).values()}
     except CheckpointError:
         raise ExportError(f"-o {folder} is a folder of other things; name a new one") from None
     if others := sorted(names - known):
@@ -297,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=DEFAULT_CHECKPOINT,
         help="default: the model in the package",
     )
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="write this folder")
+    parser.add_argument("-o", "--output", metavar="FOLDER", type=user_path, required=True, help="write this folder")
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         "--camera-size",

@@ -24,7 +24,7 @@ from stmem_ros.bag.options import add_used_bits
 from stmem_ros.command import exit_status
 from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.encode import write_image
-from stmem_ros.files import whole_file
+from stmem_ros.files import user_path, whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.sources import BagSource, SourceError
 from stmem_ros.used_bits import UsedBits
@@ -226,12 +226,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.extract_bag",
         description="Write camera frames of a bag, and the label images that belong to them by stamp, as a data set.",
     )
-    parser.add_argument("bag", type=Path, help="a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file")
+    parser.add_argument("bag", type=user_path, help="a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file")
     parser.add_argument("--images", required=True, help="topic of camera images (Image or CompressedImage)")
     parser.add_argument(
         "--labels", required=True, help="topic of label images: mono8 ids or colours (Image, or CompressedImage of PNG)"
     )
-    parser.add_argument("--output", required=True, type=Path, help="folder to write, new or of an earlier extraction")
+    parser.add_argument(
+        "--output", required=True, type=user_path, help="folder to write, new or of an earlier extraction"
+    )
     parser.add_argument("--split", default="train", type=_word, help="train, val or test (default: %(default)s)")
     parser.add_argument("--sequence", type=_word, help="name for this bag's frames (default: the bag's name)")
     parser.add_argument("--every", type=_positive, default=1, help="label only every Nth of the pairs (default: all)")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stmem_ros.command import exit_status
 from stmem_ros.encode import write_image
+from stmem_ros.files import user_path
 from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, scan
 
 # What pictures are compared by, (width, height), and how alike (correlation) a still and its own frame are at least:
@@ -126,16 +127,16 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.extract_film",
         description="Find labelled frames in the film that they come from, and write the frames beside each.",
     )
-    parser.add_argument("film", type=Path, help="a video file: CamVid's .avi or .MXF")
+    parser.add_argument("film", type=user_path, help="a video file: CamVid's .avi or .MXF")
     parser.add_argument("--sequence", required=True, help="as the labelled frames' names have it: 0001TP, Seq05VD ...")
-    parser.add_argument("--root", required=True, type=Path, help="the folder that the data set lies in")
+    parser.add_argument("--root", required=True, type=user_path, help="the folder that the data set lies in")
     parser.add_argument("--dataset", default="camvid_full", help="a name or a YAML file (default: camvid_full)")
     parser.add_argument("--split", default="train", help="where a data set has a folder a split (default: train)")
     parser.add_argument(
         "--reach", type=int, default=2, help="frames before and after: 2 serve centred and causal windows (default)"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder to write into (default: film/, in the folder of the frames)"
+        "--output", type=user_path, help="folder to write into (default: film/, in the folder of the frames)"
     )
     options = parser.parse_args(arguments)
     return exit_status("extract_film", lambda: run(options), (DatasetError,), "the same command begins anew")

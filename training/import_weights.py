@@ -16,6 +16,7 @@ import torch
 import stmem_ros
 from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, save_checkpoint
 from stmem_ros.command import exit_status, require_writable
+from stmem_ros.files import user_path
 from stmem_ros.network import BASES, SegmenterConfig, build_base, build_segmenter
 from stmem_ros.network.bases.timm_backbone import PREFIX
 from stmem_ros.network.segmenter import empty_segmenter
@@ -253,8 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="sources:\n" + "\n".join(known),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN", type=Path, help="a .pth, .pt or .safetensors file")
-    parser.add_argument("output", metavar="OUT", type=Path, nargs="?", help="write this .safetensors file")
+    parser.add_argument("input", metavar="IN", type=user_path, help="a .pth, .pt or .safetensors file")
+    parser.add_argument("output", metavar="OUT", type=user_path, nargs="?", help="write this .safetensors file")
     parser.add_argument(
         "--base", metavar="NAME", help="the base network that it is, or whose backbone (default: what fits best)"
     )

@@ -20,6 +20,7 @@ import torch
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.measure import Budget, Spread, interleave
 from stmem_ros.command import exit_status, require_writable
+from stmem_ros.files import user_path
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
@@ -262,12 +263,12 @@ def options_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=user_path,
         default=Path("runs/operating_points"),
         help="folder of what was measured (default: runs/operating_points)",
     )
-    parser.add_argument("--json", type=Path, help="write the points to this file")
-    parser.add_argument("--plot", type=Path, help="draw mean IoU against milliseconds into this file")
+    parser.add_argument("--json", type=user_path, help="write the points to this file")
+    parser.add_argument("--plot", type=user_path, help="draw mean IoU against milliseconds into this file")
     return parser
 
 

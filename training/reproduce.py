@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stmem_ros.checkpoint import CheckpointError
 from stmem_ros.command import OutputError, exit_status, require_writable
+from stmem_ros.files import user_path
 from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.data.dataset import DatasetError
@@ -67,11 +68,11 @@ def options_parser() -> argparse.ArgumentParser:
         "command that was stopped goes on from there. The status is 1 where nothing could be measured.",
     )
     parser.add_argument("target", choices=[*TARGETS], help="kl_kh is the sweep over the memory's sizes of section 4.3")
-    parser.add_argument("--cityscapes", type=Path, help="the folder with gtFine and leftImg8bit_sequence")
+    parser.add_argument("--cityscapes", type=user_path, help="the folder with gtFine and leftImg8bit_sequence")
     parser.add_argument(
-        "--camvid", type=Path, help="the folder of CamVid, full size or in the SegNet tutorial's layout"
+        "--camvid", type=user_path, help="the folder of CamVid, full size or in the SegNet tutorial's layout"
     )
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of training runs (default: runs)")
+    parser.add_argument("--runs", type=user_path, default=RUNS, help="folder of training runs (default: runs)")
     parser.add_argument(
         "--checkpoint",
         action="append",
@@ -79,7 +80,7 @@ def options_parser() -> argparse.ArgumentParser:
         metavar="CONFIG=FILE",
         help="a checkpoint that stands for that configuration's, such as one from training.import_weights; repeatable",
     )
-    parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder (default: reproduction)")
+    parser.add_argument("--output", type=user_path, default=Path("reproduction"), help="folder (default: reproduction)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--short-side",
@@ -174,11 +175,11 @@ def checkpoints(options: Options) -> dict[str, Path]:
             raise NotMeasured(f"--checkpoint {text!r}: it must be CONFIG=FILE, such as camvid_lite2=model.safetensors")
         configuration = own if name in (own.name, options.config) else find_configuration(name, "--checkpoint")
         name = configuration.name
-        if not Path(file).is_file():
+        if not user_path(file).is_file():
             raise NotMeasured(f"--checkpoint {text}: {file} is no file")
         if name in files:
             raise NotMeasured(f"--checkpoint gives {name} twice, {files[name]} and {file}: give one of them")
-        files[name] = Path(file)
+        files[name] = user_path(file)
     used = {own.name} if options.target in OPTIONS_OF["config"] else systems(options.target)
     for name in files.keys() - used:
         print(f"reproduce: --checkpoint {name}: {options.target} has no row of it", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -89,6 +90,13 @@ class TrainConfig:
     nodes: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     max_steps: int = -1
+
+    def __post_init__(self) -> None:
+        for name in ("run", "dataset", "root", "pretrained", "start_from"):
+            given = getattr(self, name)
+            if given is not None:
+                # As a shell would, which sees neither the YAML file nor what follows a "=".
+                object.__setattr__(self, name, os.path.expanduser(given))
 
 
 def settings_parser() -> ArgumentParser:

@@ -27,6 +27,7 @@ from stmem_ros.bag.messages import CAMERA_INFO, MessageMaker, Stamp
 from stmem_ros.bag.options import add_used_bits
 from stmem_ros.decode import ImageError, check_compressed, decode_encoded
 from stmem_ros.encode import EncodeError, encode_image
+from stmem_ros.files import user_path
 from stmem_ros.image_header import Header
 from stmem_ros.label_image import LabelFormatError, decode_label_file
 from stmem_ros.labels import IGNORE_INDEX
@@ -40,10 +41,10 @@ STARTS = (1e-9, 2**31 - 1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=Path, help="the bag to make, a folder that is not there")
-    parser.add_argument("--frames", type=Path, required=True, metavar="FOLDER", help="the images")
+    parser.add_argument("out", metavar="OUT", type=user_path, help="the bag to make, a folder that is not there")
+    parser.add_argument("--frames", type=user_path, required=True, metavar="FOLDER", help="the images")
     parser.add_argument(
-        "--labels", type=Path, metavar="FOLDER", help="label images of class ids, named as the images they are of"
+        "--labels", type=user_path, metavar="FOLDER", help="label images of class ids, named as the images they are of"
     )
     parser.add_argument(
         "--void-ids",

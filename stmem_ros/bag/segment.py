@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import sys
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.bag.plan import OUTPUTS, Plan, make_plan
 from stmem_ros.bag.resume import describe, is_finished
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint
+from stmem_ros.files import user_path
 from stmem_ros.streaming import DeviceError, NetworkError, StreamConfig, StreamingSegmenter
 
 INCOMPLETE = 3
@@ -39,8 +39,12 @@ PART_SECONDS = 180.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    parser.add_argument("bag", metavar="IN", type=Path, help="a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file")
-    parser.add_argument("--out", metavar="OUT", type=Path, required=True, help="the rosbag2 folder (MCAP) to write")
+    parser.add_argument(
+        "bag", metavar="IN", type=user_path, help="a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file"
+    )
+    parser.add_argument(
+        "--out", metavar="OUT", type=user_path, required=True, help="the rosbag2 folder (MCAP) to write"
+    )
     parser.add_argument(
         "--image-topic",
         metavar="TOPIC",
@@ -52,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--checkpoint",
         metavar="FILE",
-        type=Path,
+        type=user_path,
         default=DEFAULT_CHECKPOINT,
         help="a .safetensors file, or an exported folder (default: the model in the package)",
     )
@@ -87,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--video",
         metavar="FILE",
-        type=Path,
+        type=user_path,
         help="also a side-by-side .mp4; of several cameras one each, FILE_CAMERA.mp4",
     )
     again = output.add_mutually_exclusive_group()

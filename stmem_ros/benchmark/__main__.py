@@ -24,7 +24,7 @@ from stmem_ros.benchmark.subject import BenchmarkError, Subject
 from stmem_ros.benchmark.ways import WAYS, Comparison, Setting, as_text
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, save_checkpoint
 from stmem_ros.command import exit_status, image_size, require_writable
-from stmem_ros.files import one_line, whole_file
+from stmem_ros.files import one_line, user_path, whole_file
 from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.streaming import DeviceError
 from stmem_ros.streaming.device import PRECISIONS
@@ -87,13 +87,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="do not start a process for the memory of each way")
     parser.add_argument("--cameras", type=between(2, 1024, int), metavar="N", help="also N cameras as one batch")
     parser.add_argument(
-        "--export", metavar="FOLDER", help="also the engine on this exported network; --node then runs it too"
+        "--export",
+        type=user_path,
+        metavar="FOLDER",
+        help="also the engine on this exported network; --node then runs it too",
     )
     parser.add_argument("--node", action="store_true", help="also through the node and DDS")
     parser.add_argument("--rate", type=between(0.1, 1000, float), default=15.0, help="Hz, of the node's camera")
     parser.add_argument("--frames", type=between(2, 10**6, int), default=300, help="of the node's camera")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also pictures over pixels, window and cameras")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument(
+        "--plots", type=user_path, metavar="FOLDER", help="also pictures over pixels, window and cameras"
+    )
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write everything there too")
     return parser.parse_args(arguments)
 
 
@@ -122,7 +127,7 @@ def benchmark(options: argparse.Namespace) -> None:
         options.device,
         options.precision,
         options.threads or 0,
-        export=options.export,
+        export=options.export and str(options.export),
     )
     if options.threads:
         torch.set_num_threads(options.threads)

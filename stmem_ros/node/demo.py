@@ -18,6 +18,7 @@ from sensor_msgs.msg import Image
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
 from stmem_ros.decode import decode_image
+from stmem_ros.files import user_path
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.outputs import QOS
 from stmem_ros.node.processes import START_SECONDS, Observer, ProcessError
@@ -138,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--source", help="video file, folder of images, rosbag2 folder or .mcap, or camera index")
     parser.add_argument(
-        "--output", type=Path, default=Path("demo_output"), help="folder to write (default: %(default)s)"
+        "--output", type=user_path, default=Path("demo_output"), help="folder to write (default: %(default)s)"
     )
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="default: the model in the package")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint, read_info
+from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, EXPORT_DOCUMENT, CheckpointError, find_checkpoint, read_info
 from stmem_ros.decode import ImageError
 from stmem_ros.files import kind_and_line, one_line
 from stmem_ros.node.settings import ModelSettings
 from stmem_ros.streaming import DeviceError, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
-from stmem_ros.streaming.exported import DOCUMENT, read_export
+from stmem_ros.streaming.exported import read_export
 
 # Seconds that a lifecycle transition, or the end, waits for a model that is being loaded.
 PATIENCE_S = 2.0
@@ -94,7 +94,7 @@ def check(settings: ModelSettings) -> None:
 
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
-    with (path / DOCUMENT if path.is_dir() else path).open("rb") as file:
+    with (path / EXPORT_DOCUMENT if path.is_dir() else path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

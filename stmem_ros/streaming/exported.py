@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, info_from_dict
+from stmem_ros.checkpoint import EXPORT_DOCUMENT, CheckpointError, CheckpointInfo, folder_hint, info_from_dict
 from stmem_ros.decode import ImageError
-from stmem_ros.files import one_line
+from stmem_ros.files import one_line, user_path
+from stmem_ros.lfs import BEGIN, ONLY_A_POINTER
 from stmem_ros.network import SegmenterConfig
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor, resize_to
 from stmem_ros.streaming.exact.network import TOKEN_FIELDS
 
 FORMAT = "stmem_ros_onnx"
 FORMAT_VERSION = 1
-DOCUMENT = "model.json"
 FRAME = "frame.onnx"
 # A document is some kilobytes, mostly provenance; a network's image has at most so many rows, or columns.
 LARGEST_DOCUMENT = 1 << 24
@@ -67,25 +67,29 @@ class Export:
             data = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}; export the network again") from error
+        if data.startswith(BEGIN):
+            raise CheckpointError(f"{path} {ONLY_A_POINTER}")
         if hashlib.sha256(data).hexdigest() != self.sha256.get(name):
             raise CheckpointError(
-                f"{path} is damaged, or not the file that {DOCUMENT} beside it describes; export the network again"
+                f"{path} is damaged, or not the file that {EXPORT_DOCUMENT} beside it describes; "
+                "export the network again"
             )
         return data
 
 
 def read_export(folder: str | Path) -> Export:
     """Reads the document alone. Raises CheckpointError where the folder is no export, or its document is unusable."""
-    folder = Path(folder)
-    path = folder / DOCUMENT
+    folder = user_path(folder)
+    path = folder / EXPORT_DOCUMENT
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is a folder without {DOCUMENT}: no exported network; a checkpoint is a .safetensors file"
-        )
+        raise CheckpointError(f"{folder} {folder_hint(folder)}")
     try:
         if path.stat().st_size > LARGEST_DOCUMENT:
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes; no exported network says that much")
-        document = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        if data.startswith(BEGIN):
+            raise CheckpointError(f"{path} {ONLY_A_POINTER}")
+        document = json.loads(data)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from error
     except (ValueError, RecursionError) as error:

@@ -28,7 +28,7 @@ from stmem_ros.bag.io.reader import Bag
 from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from stmem_ros.command import require_writable
-from stmem_ros.files import whole_file
+from stmem_ros.files import user_path, whole_file
 from stmem_ros.streaming import DeviceError
 from training.bag.bootstrap import compare
 from training.bag.evaluator import evaluate_bag, label_set
@@ -47,7 +47,11 @@ SHOTS, WORST = 120, 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
     parser.add_argument(
-        "bags", metavar="IN", type=Path, nargs="+", help="a bag, or a folder: every bag below it, as one evaluation"
+        "bags",
+        metavar="IN",
+        type=user_path,
+        nargs="+",
+        help="a bag, or a folder: every bag below it, as one evaluation",
     )
     parser.add_argument(
         "--image-topic",
@@ -67,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth.add_argument(
         "--truth",
         metavar="FOLDER",
-        type=Path,
+        type=user_path,
         help="of label images named by stamp, 1700000000066666667.png (nanoseconds) or 1700000000.066666667.png "
         "(seconds.nanoseconds, nine digits); of several bags each has its own folder in it, named as the bag",
     )
@@ -88,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--checkpoint",
         metavar="FILE",
-        type=Path,
+        type=user_path,
         action="append",
         default=[],
         help="a .safetensors file or an exported folder, once for each network; the others are compared with the first "
@@ -103,14 +107,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_stream_arguments(network)
     output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", type=Path, help="all figures, also of every frame")
-    output.add_argument("--report", metavar="FILE", type=Path, help="one HTML file with tables, timelines and pictures")
+    output.add_argument("--json", metavar="FILE", type=user_path, help="all figures, also of every frame")
+    output.add_argument(
+        "--report", metavar="FILE", type=user_path, help="one HTML file with tables, timelines and pictures"
+    )
     several = parser.add_argument_group("many bags")
     add_fleet_arguments(several)
     several.add_argument(
         "--journal",
         metavar="FOLDER",
-        type=Path,
+        type=user_path,
         help="keep the figures of finished bags there until all are done: the same command goes on after a stop",
     )
 

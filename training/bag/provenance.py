@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from stmem_ros.files import user_path
 from stmem_ros.streaming.device import resolve_device, resolve_precision
 from training.bag.evaluator import info_of
 from training.bag.settings import EvaluationSettings
@@ -85,7 +86,7 @@ def identity(settings: EvaluationSettings) -> str:
     """Another text where the same settings would give other figures, since a file has changed. Raises OSError."""
     found = {model: digest(path) for model, path in _networks(settings)}
     if settings.dataset is not None:
-        path = Path(settings.dataset)
+        path = user_path(settings.dataset)
         path = path if path.is_file() else DATASETS / f"{settings.dataset}.yaml"
         found["dataset"] = digest(path)
     if settings.truth_folder is not None:

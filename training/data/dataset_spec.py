@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.files import user_path
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.used_bits import ALL_BITS, UNKNOWN, UsedBits
 from training.data.label_images import DatasetError, LabelCoding, read_image
@@ -98,7 +99,7 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
 
     Raises DatasetError where there is no such file or it does not describe a data set.
     """
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     if not path.is_file():
         path = DATASETS / f"{name_or_path}.yaml"
     if not path.is_file():
@@ -132,7 +133,7 @@ def _document(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     _check_keys(document, KEYS)
     name = document.pop("extends", None)
     if name is not None:
-        places = (path.parent / str(name), DATASETS / f"{name}.yaml")
+        places = (path.parent / user_path(str(name)), DATASETS / f"{name}.yaml")
         base = next((place for place in places if place.is_file()), None)
         if base is None:
             raise ValueError(f"extends is {name!r}, which is neither a file beside it nor a known data set")

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+from stmem_ros.lfs import BEGIN, ONLY_A_POINTER
+
 SEEN = 4096
 LARGEST_HEADER = 100_000_000
 # What archives of other kinds begin with, and what to do with them.
@@ -35,6 +37,8 @@ def kind_of(path: Path) -> Literal["safetensors", "pickle"]:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     if not begin:
         raise WeightsError(f"{path} is empty: its download did not finish, get it again")
+    if begin.startswith(BEGIN):
+        raise WeightsError(f"{path} {ONLY_A_POINTER}")
     if begin.startswith(b"PK"):
         _require_torch_archive(path)
         return "pickle"
@@ -69,7 +73,7 @@ def _require_torch_archive(path: Path) -> None:
 
 
 def _require_no_text(path: Path, begin: bytes, size: int) -> None:
-    """Raises WeightsError for a text: a web page, an error message, what stands for a file in Git LFS."""
+    """Raises WeightsError for a text: a web page, an error message."""
     try:
         # The last character may be cut.
         text = begin.decode() if size <= SEEN else begin.decode(errors="ignore")
@@ -77,8 +81,6 @@ def _require_no_text(path: Path, begin: bytes, size: int) -> None:
         return
     if not all(character.isprintable() or character.isspace() for character in text):
         return
-    if text.startswith("version https://git-lfs"):
-        raise WeightsError(f"{path} only stands for a file in Git LFS: fetch that with git lfs pull")
     if text.lstrip().startswith("<"):
         raise WeightsError(f"{path} is a web page, not weights: get the file itself, not the page about it")
     if text.lstrip().startswith("{"):

@@ -10,13 +10,14 @@ from typing import Any, cast
 from rosbags.interfaces import Connection, ConnectionExtRosbag2
 
 from stmem_ros.bag.io.compression import ZSTD_MAGIC, zstd
-from stmem_ros.bag.io.errors import BagError
+from stmem_ros.bag.io.errors import BagError, why
 from stmem_ros.bag.io.files import ROS1, bag_files, kind_of
 from stmem_ros.bag.io.reader import Message, Topic
 from stmem_ros.bag.io.ros1 import Ros1File
 from stmem_ros.bag.io.scratch import Scratch
 from stmem_ros.bag.io.storage import Rosbag2File
 from stmem_ros.bag.io.typestore import has_header, header_stamp_ns, ros2_typestore
+from stmem_ros.lfs import ONLY_A_POINTER, is_pointer
 
 ROS1_ENCODING = "ros1"
 
@@ -86,9 +87,13 @@ class Content:
         reasons = []
         for path in paths:
             try:
+                if is_pointer(path):
+                    raise BagError(f"{path} {ONLY_A_POINTER}")
                 files.append(Ros1File(path) if kind_of(path) in ROS1 else Rosbag2File(path, self._scratch))
             except BagError as error:
                 reasons.append(str(error))
+            except OSError as error:
+                reasons.append(f"{path} cannot be read: {why(error)}")
         if not files:
             without = "" if has_metadata else "it lacks metadata.yaml, and "
             raise BagError(f"{self._path} cannot be read as a bag: {without}{reasons[0]}")
