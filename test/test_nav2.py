@@ -14,7 +14,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, read_info
-from stmem_ros.node import describe
+from stmem_ros.node import describe, launch_plan
 from stmem_ros.topics import output_topics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +95,12 @@ def test_parameters_are_the_plugins_with_its_types(
         assert 0 <= values["mark_confidence"] <= 254
 
 
+def launch_default(argument: str) -> str:
+    """As the launch file has it, read without importing launch."""
+    text = (ROOT / "launch" / "segment.launch.py").read_text()
+    return re.search(rf'"{argument}": \("([^"]*)"', text).group(1)
+
+
 def parameters_of_the_page() -> str:
     return PAGE.read_text().split("## Parameters of the layer\n", 1)[1].split("\nBoth numbers", 1)[0]
 
@@ -149,3 +155,13 @@ def test_ground_costs_nothing_and_people_cost_most_at_the_first_sight(groups: di
 def test_the_package_installs_the_file_and_the_readme_leads_to_the_page() -> None:
     assert 'glob("config/*")' in (ROOT / "setup.py").read_text()
     assert "(docs/nav2.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_manager_of_the_page_manages_the_node_as_it_is_launched_and_forms_no_bond() -> None:
+    text = PAGE.read_text().split("lifecycle_manager_segmentation", 1)[1].split("```", 1)[0]
+    values = {name: yaml.safe_load(value.strip('"')) for name, value in re.findall(r"-p (\w+):=(\S+)", text)}
+    launched = f"/{launch_default('namespace')}/{launch_plan.NODE}"
+    # Doubles: a whole number would end the manager.
+    assert values == {"autostart": True, "node_names": [launched], "bond_timeout": 0.0, "service_timeout": 60.0}
+    assert all(type(values[name]) is float for name in ("bond_timeout", "service_timeout"))
+    assert "autostart:=false" in PAGE.read_text()
