@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stmem_ros.files import one_line
-
-# As shells have it: 128 and the number of SIGINT.
-STOPPED = 130
+from stmem_ros.program import STOPPED, begin
 
 
 class OutputError(OSError):
@@ -29,6 +27,7 @@ def exit_status(
     the KeyboardInterrupt's own words and `stopped` say what the stop means. Other exceptions pass: they are defects.
     """
     caught: tuple[type[Exception], ...] = (*errors, OSError)
+    begin()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files need not be UTF-8, and no line that names one may end a command.
         sys.stdout.reconfigure(errors="backslashreplace")

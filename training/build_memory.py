@@ -26,6 +26,7 @@ from stmem_ros.files import user_path
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.preprocess import Preprocessor
+from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.console import plain_console
 from training.data.clips import WindowConfig, Windows
@@ -184,7 +185,7 @@ def run(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0, 1 after one line on stderr that says why there is no memory, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.build_memory",
+        prog=called("training.build_memory"),
         description="Run a network over a labelled split; keep each class's hard features and prototype, MAR's memory.",
     )
     parser.add_argument("--checkpoint", required=True, type=find_checkpoint, help="the network of the stage before MAR")

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import user_path, whole_file
+from stmem_ros.program import called
 from training.console import plain_console
 from training.data.dataset import (
     DatasetError,
@@ -277,7 +278,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0 where all is well, 1 where there is any problem, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.check_dataset",
+        prog=called("training.check_dataset"),
         description="Read every image of a data set and print what is in it and what is wrong with it.",
     )
     parser.add_argument("--dataset", required=True, help="a name from training/datasets, or one's own YAML file")

@@ -35,6 +35,7 @@ from stmem_ros.files import user_path, whole_file
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
+from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.baselines import BASELINES, MissingLibraryError
 from training.data.clips import WindowConfig, Windows
@@ -400,7 +401,7 @@ def add_what_options(parser: argparse.ArgumentParser) -> None:
 
 def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate",
+        prog=called("training.evaluate"),
         description="Segment every labelled image of a split and say how well, how steadily over time, at what cost. "
         "Figures of the whole are those of the checkpoint given last.",
     )

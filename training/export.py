@@ -34,6 +34,7 @@ from stmem_ros.checkpoint import (
 from stmem_ros.command import exit_status, image_size, require_writable
 from stmem_ros.files import one_line, user_path
 from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor, network_size
+from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError
 from stmem_ros.streaming.exact import FrameFeatures, StreamingNetwork
 from stmem_ros.streaming.exported import (
@@ -290,7 +291,7 @@ def _pixels(size: tuple[int, int]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0, 1 after one line on stderr that says why nothing was written, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.export",
+        prog=called("training.export"),
         description="Write a network as graphs of one size that ONNX Runtime and others run: frame.onnx, once a frame; "
         "fusion_causal.onnx and fusion_centered.onnx, once a window; model.json, what they are. The files are "
         "compared with PyTorch before they take their place. The node runs the folder as checkpoint:=FOLDER.",

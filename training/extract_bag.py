@@ -26,6 +26,7 @@ from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.encode import write_image
 from stmem_ros.files import user_path, whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
+from stmem_ros.program import called
 from stmem_ros.sources import BagSource, SourceError
 from stmem_ros.used_bits import UsedBits
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
@@ -223,7 +224,7 @@ def _seconds(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0, or 1 after one line on stderr that says why nothing was written."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.extract_bag",
+        prog=called("training.extract_bag"),
         description="Write camera frames of a bag, and the label images that belong to them by stamp, as a data set.",
     )
     parser.add_argument("bag", type=user_path, help="a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stmem_ros.command import exit_status
 from stmem_ros.encode import write_image
 from stmem_ros.files import user_path
+from stmem_ros.program import called
 from training.data.dataset import DatasetError, DatasetSpec, LabelledFrame, load_spec, scan
 
 # What pictures are compared by, (width, height), and how alike (correlation) a still and its own frame are at least:
@@ -124,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns 0, or 1 after one line on stderr that says why nothing was extracted."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.extract_film",
+        prog=called("training.extract_film"),
         description="Find labelled frames in the film that they come from, and write the frames beside each.",
     )
     parser.add_argument("film", type=user_path, help="a video file: CamVid's .avi or .MXF")

@@ -21,6 +21,7 @@ from stmem_ros.network import BASES, SegmenterConfig, build_base, build_segmente
 from stmem_ros.network.bases.timm_backbone import PREFIX
 from stmem_ros.network.segmenter import empty_segmenter
 from stmem_ros.preprocess import SMALLEST_SIDE
+from stmem_ros.program import called
 from training.data.dataset import DatasetError, DatasetSpec, load_spec
 from training.weights.backbone_file import save_backbone
 from training.weights.catalog import SOURCES, backbone_shapes, closest_base, recognise, without_prefix
@@ -247,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, source in SOURCES.items()
     ]
     parser = argparse.ArgumentParser(
-        prog="python -m training.import_weights",
+        prog=called("training.import_weights"),
         description="Recognise other people's weights and convert them: a segmentation network becomes a checkpoint "
         "that the node runs, an ImageNet classifier a backbone's file for `python -m training.train --pretrained`. "
         "Nothing in the file is run.",

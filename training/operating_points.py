@@ -22,6 +22,7 @@ from stmem_ros.benchmark.measure import Budget, Spread, interleave
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import user_path
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
+from stmem_ros.program import called
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
 from training.console import plain_console
@@ -228,7 +229,7 @@ def run(options: argparse.Namespace) -> None:
 
 def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.operating_points",
+        prog=called("training.operating_points"),
         description="How accurate and how quick each network is at each input size, and which points are on the Pareto "
         "front: no other is as quick and as accurate, and better in one. Accuracy is training.evaluate's; latency "
         "is one step of the node's engine, from RGB image to labels of that size, without the confidence.",

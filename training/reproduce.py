@@ -12,6 +12,7 @@ from stmem_ros.checkpoint import CheckpointError
 from stmem_ros.command import OutputError, exit_status, require_writable
 from stmem_ros.files import user_path
 from stmem_ros.preprocess import SMALLEST_SIDE
+from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.data.dataset import DatasetError
 from training.paper.accuracy import accuracy_table, table5
@@ -59,7 +60,7 @@ RUNS = Path("runs")
 
 def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.reproduce",
+        prog=called("training.reproduce"),
         description="Put the paper's figures beside one's own. What the data and checkpoints here do not allow is left "
         "out, with the reason. Writes NAME.md and NAME.json into OUTPUT.",
         epilog="Trained networks are looked for as RUNS/CONFIG/model.safetensors, CONFIG being the name of a file in "

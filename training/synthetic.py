@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stmem_ros.command import exit_status
 from stmem_ros.encode import write_image
 from stmem_ros.files import user_path
+from stmem_ros.program import called
 
 CLASSES = {
     "sky": (120, 160, 220),
@@ -138,7 +139,7 @@ def write_dataset(root: Path, config: StreetConfig, clips: dict[str, int], seed:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.synthetic", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=called("training.synthetic"), description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=user_path, help="folder to write")
     parser.add_argument("--train", type=int, default=SPLITS["train"], help="clips to learn from (default: %(default)s)")
     parser.add_argument("--val", type=int, default=SPLITS["val"], help="clips to validate on (default: %(default)s)")

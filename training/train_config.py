@@ -9,6 +9,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from stmem_ros.network import SegmenterConfig
+from stmem_ros.program import called
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import ClipConfig
 from training.data.clips import WindowConfig
@@ -101,7 +102,7 @@ class TrainConfig:
 
 def settings_parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="python -m training.train",
+        prog=called("training.train"),
         usage="python -m training.train CONFIG.yaml [--stage all|base|stf|memory|mar] [--SETTING VALUE ...]",
         description="Train a network from a folder of labelled clips to one checkpoint that the node runs.",
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from stmem_ros.bag.io.errors import BagError
 from stmem_ros.command import exit_status
+from stmem_ros.program import called
 
 COMMANDS = {
     "segment": "label every frame of a bag's cameras and write the labels beside them into a new bag",
@@ -46,7 +47,7 @@ def load(command: str) -> Any:
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Callable[[argparse.Namespace], int | None]]:
     """Only the subcommand that is named is imported. Raises BagError."""
     parser = argparse.ArgumentParser(
-        prog="python -m stmem_ros.bag",
+        prog=called("stmem_ros.bag"),
         description="ROS bags without ROS: rosbag2 (sqlite3, MCAP, compressed, split) and ROS 1. "
         "Each command has a --help of its own.",
     )

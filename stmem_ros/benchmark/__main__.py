@@ -26,6 +26,7 @@ from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, save_check
 from stmem_ros.command import exit_status, image_size, require_writable
 from stmem_ros.files import one_line, user_path, whole_file
 from stmem_ros.preprocess import SMALLEST_SIDE
+from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError
 from stmem_ros.streaming.device import PRECISIONS
 
@@ -59,7 +60,7 @@ def between(least: float, most: float, kind: type) -> Any:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog=called("stmem_ros.benchmark"), description=__doc__)
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--model", metavar="NAME", help="a base network under STF and MAR as in the paper, at random")
     network.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="default: the model in the package")

@@ -17,12 +17,15 @@ from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, read_info
+from stmem_ros.command import exit_status
 from stmem_ros.decode import decode_image
 from stmem_ros.files import user_path
+from stmem_ros.node.clocks import Reading
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.outputs import QOS
 from stmem_ros.node.processes import START_SECONDS, Observer, ProcessError
 from stmem_ros.node.recording import Recorder
+from stmem_ros.program import called
 from stmem_ros.sources import SourceError, open_source
 
 CAMERA_TOPIC = "/stmem_demo/image"
@@ -62,7 +65,7 @@ def run_demo(
     last_message = [time.monotonic()]
 
     def on_labels(message: Image) -> None:
-        recorder.add_labels(decode_mono(message), stamp_to_ns(message.header.stamp), time.time_ns())
+        recorder.add_labels(decode_mono(message), stamp_to_ns(message.header.stamp), Reading.of_system())
         last_message[0] = time.monotonic()
 
     def on_overlay(message: Image) -> None:
@@ -110,13 +113,15 @@ def decode_mono(message: Image) -> np.ndarray:
 def make_report(recorder: Recorder, sent: int, device: str, checkpoint: str) -> dict[str, Any]:
     labelled = len(recorder.stamps)
     seconds = (recorder.stamps[-1] - recorder.stamps[0]) * 1e-9
-    p50, p99 = np.percentile(recorder.latencies_ms, [50, 99])
+    # None in a clock that jumped: nothing was timed.
+    timed = recorder.latencies_ms
+    p50, p99 = (round(float(value), 1) for value in np.percentile(timed, [50, 99])) if timed else (None, None)
     return {
         "frames_in": sent,
         "frames_labelled": labelled,
         "frames_dropped": sent - labelled,
         "fps": round((labelled - 1) / seconds, 2) if seconds > 0 else 0.0,
-        "latency_ms": {"p50": round(float(p50), 1), "p99": round(float(p99), 1)},
+        "latency_ms": {"p50": p50, "p99": p99},
         "device": device,
         "checkpoint": checkpoint,
     }
@@ -136,7 +141,7 @@ def frame_rate(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog=called("stmem_ros.node.demo"), description=__doc__)
     parser.add_argument("--source", help="video file, folder of images, rosbag2 folder or .mcap, or camera index")
     parser.add_argument(
         "--output", type=user_path, default=Path("demo_output"), help="folder to write (default: %(default)s)"
@@ -154,22 +159,29 @@ def main(arguments: list[str] | None = None) -> int:
         f"source's (default: 0 on a GPU, {CPU_SHORT_SIDE} on a CPU)",
     )
     options = parser.parse_args(arguments)
+    errors = (DemoError, ProcessError, SourceError, CheckpointError)
+    return exit_status("demo", lambda: run(options), errors, "there is no report")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the demo and print its table. Raises as `run_demo` does, and DemoError if the output cannot be written."""
+    short_side = default_short_side(options.device) if options.short_side is None else options.short_side
     try:
-        source = options.source or default_source()
-        short_side = default_short_side(options.device) if options.short_side is None else options.short_side
         report = run_demo(
-            source, options.output, options.checkpoint, options.device, options.window, options.rate, short_side
+            options.source or default_source(),
+            options.output,
+            options.checkpoint,
+            options.device,
+            options.window,
+            options.rate,
+            short_side,
         )
         (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    except (DemoError, ProcessError, SourceError, CheckpointError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f"demo: {options.output} cannot be written to: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        print("demo: stopped before the end, so there is no report", file=sys.stderr)
-        return 130
+        raise DemoError(f"{options.output} cannot be written to: {error.strerror or error}") from error
+    except ExternalShutdownException:
+        # rclpy's word for Ctrl-C.
+        raise KeyboardInterrupt from None
     rows = {
         "frames published": report["frames_in"],
         "frames labelled": report["frames_labelled"],
@@ -182,7 +194,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in rows.items():
         print(f"{name:<20} {value}")
     print(f"Look at {options.output / 'overlay.mp4'} and {options.output / 'contact_sheet.png'}.")
-    return 0
 
 
 if __name__ == "__main__":

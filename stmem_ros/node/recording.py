@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stmem_ros.encode import write_image
 from stmem_ros.labels import LabelSet
+from stmem_ros.node.clocks import Reading, latency_of
 from stmem_ros.video import TimedVideo, legend
 
 SHEET_COLUMNS, SHEET_ROWS, TILE_WIDTH = 3, 4, 480
@@ -47,9 +48,14 @@ class Recorder:
         for path in [*(self.folder / "labels").iterdir(), *(self.folder / name for name in PRODUCTS)]:
             path.unlink(missing_ok=True)
 
-    def add_labels(self, labels: NDArray[np.uint8], stamp_ns: int, arrival_ns: int) -> None:
-        """Write one label image `(H, W)` as PNG, named by its place among the labels and its stamp. Raises OSError."""
-        self.latencies_ms.append((arrival_ns - stamp_ns) * 1e-6)
+    def add_labels(self, labels: NDArray[np.uint8], stamp_ns: int, clocks: Reading) -> None:
+        """Write one label image `(H, W)` as PNG, named by its place among the labels and its stamp. Raises OSError.
+
+        It arrived at `clocks`; a stamp of another clock gives no latency.
+        """
+        latency = latency_of(stamp_ns, clocks)
+        if latency is not None:
+            self.latencies_ms.append(latency * 1e3)
         self.stamps.append(stamp_ns)
         name = f"{len(self.stamps):06d}_{stamp_ns}.png"
         write_image(self.folder / "labels" / name, labels, [cv2.IMWRITE_PNG_COMPRESSION, 1], survive_power_loss=False)
