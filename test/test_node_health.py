@@ -14,13 +14,16 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from graph import Graph, wait_for  # noqa: E402
 from gray import gray_frame, own_graphs, save_gray  # noqa: E402
+from rcl_interfaces.msg import Log  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
+from stmem_ros.node.clocks import Reading, fault_of  # noqa: E402
 from stmem_ros.node.health import Facts, judge  # noqa: E402
 from stmem_ros.node.settings import Thresholds  # noqa: E402
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+UNSTAMPED = fault_of(0, Reading.of_system())
 WELL = Facts(
     topic="/camera",
     publishers=["/driver (reliable)"],
@@ -29,7 +32,7 @@ WELL = Facts(
     rate=10.0,
     latency=0.15,
     lost=0.0,
-    unstamped=False,
+    clock_fault=None,
 )
 NONE = Thresholds(
     no_image_warning=5.0,
@@ -55,7 +58,7 @@ CASES = {
     "frames are lost": ({"lost": 0.5}, {}, [(WARN, "50% of the images on /camera never arrived")]),
     "losses are accepted": ({"lost": 0.5}, {"lost_warning": 1.0}, []),
     "two publishers": ({"publishers": ["/a (reliable)", "/b (reliable)"]}, {}, [(WARN, "2 publishers on /camera")]),
-    "no stamps": ({"unstamped": True}, {}, [(WARN, "stamp of zero")]),
+    "no stamps": ({"clock_fault": UNSTAMPED}, {}, [(WARN, "images on /camera have a stamp of zero")]),
     "no labels, which is an error by the rate": (
         {"unlabelled": 7.0, "rate": 0.0},
         {"rate_error": 2.0},
@@ -77,7 +80,14 @@ CASES = {
         [(ERROR, "the camera is stalled"), (WARN, "the limit is 2")],
     ),
     "everything at once": (
-        {"quiet": 6.0, "unlabelled": 6.0, "rate": 0.0, "failures": 10, "unstamped": True, "publishers": ["/a", "/b"]},
+        {
+            "quiet": 6.0,
+            "unlabelled": 6.0,
+            "rate": 0.0,
+            "failures": 10,
+            "clock_fault": UNSTAMPED,
+            "publishers": ["/a", "/b"],
+        },
         {"watchdog": 2.0, "rate_error": 2.0, "latency_warning": 0.1},
         [
             *((ERROR, "the network failed on the last 10 frames"), (ERROR, "stalled"), (ERROR, "the limit is 2")),
@@ -85,7 +95,7 @@ CASES = {
         ],
     ),
     "errors come first": (
-        {"unstamped": True, "quiet": 9.0},
+        {"clock_fault": UNSTAMPED, "quiet": 9.0},
         {"watchdog": 1.0},
         [(ERROR, "stalled"), (WARN, "stamp of zero")],
     ),
@@ -136,7 +146,7 @@ def test_diagnostics_have_rates_drops_latencies_window_and_model(graph: Graph) -
 
 def test_thresholds_act_while_the_node_runs(graph: Graph) -> None:
     graph.labels_of(gray_frame(1))
-    # The stamps of this graph are decades old.
+    # The stamps of this graph are some seconds old.
     assert graph.set(latency_warning=1.0).successful
     graph.wait_status(WARN, "after the stamp")
     assert graph.set(latency_error=2.0, no_image_warning=0.0).successful
@@ -150,6 +160,8 @@ def test_a_camera_that_stops_is_reported_as_stalled_and_as_well_once_it_is_back(
     assert graph.set(watchdog=0.4).successful
     graph.wait_status(ERROR, "stalled", "tester (reliable)")
     graph.wait_message("the camera is stalled", f"{graph.namespace}/image")
+    (level,) = {entry.level for entry in graph.log if "the camera is stalled" in entry.msg}
+    assert level == int.from_bytes(Log.ERROR, "little") if isinstance(Log.ERROR, bytes) else Log.ERROR
     assert graph.set(watchdog=3.0).successful
     graph.labels_of(gray_frame(2))
     graph.wait_status(OK, "segmenting")

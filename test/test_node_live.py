@@ -85,10 +85,15 @@ def graph(running: Graph, folder: Path) -> Iterator[Graph]:
 
 def swap(graph: Graph, **parameters: str) -> None:
     """Ask for another model, and wait until it is in use."""
-    before = graph.node.model
     result = graph.set(**parameters)
     assert result.successful, result.reason
-    wait_for(lambda: graph.node.model is not before and graph.node._live.loading is None, "the other model")
+
+    def taken() -> bool:
+        settings = graph.node.model.settings
+        wanted = {name: getattr(settings, name) for name in parameters}
+        return wanted == parameters and graph.node._live.loading is None
+
+    wait_for(taken, "the other model")
 
 
 def label(graph: Graph, number: int) -> int:
@@ -148,9 +153,8 @@ def test_no_frame_is_lost_or_mislabelled_while_models_change(graph: Graph, folde
     try:
         graph.wait_labels(before + 3)
         for name in ("shifted", "gray", "shifted", "gray"):
-            count = len(graph.received["labels"])
             swap(graph, checkpoint=str(folder / f"{name}.safetensors"))
-            graph.wait_labels(count + 3)
+            graph.wait_labels(len(graph.received["labels"]) + 3)
     finally:
         stop.set()
         thread.join()
@@ -174,6 +178,49 @@ def test_another_model_is_warm_for_the_cameras_images_before_it_takes_over(
     )
     swap(graph, checkpoint=str(folder / "shifted.safetensors"))
     assert warmed == [(80, 128)]
+
+
+def test_a_model_that_runs_is_not_loaded_again_unless_its_file_changed(
+    graph: Graph, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[ModelSettings] = []
+    load_model = model_module.load
+    monkeypatch.setattr(model_module, "load", lambda *parts: loads.append(parts[0]) or load_model(*parts))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((folder / "gray.safetensors").read_bytes())
+    swap(graph, checkpoint=str(path))
+    running = graph.node.model
+    assert len(loads) == 1
+    for values in ({"checkpoint": str(path)}, {"window": "causal", "short_side": 0}, {"precision": "auto"}):
+        assert graph.set(**values).successful and graph.node._live.loading is None
+    assert graph.node.model is running and len(loads) == 1
+    assert label(graph, 5) == 5 and "model" not in graph.stream.statistics.resets
+    # Another file under the same name is another model.
+    path.write_bytes((folder / "shifted.safetensors").read_bytes())
+    assert graph.set(checkpoint=str(path)).successful
+    wait_for(lambda: graph.node.model is not running, "the other model")
+    assert label(graph, 5) == 6 and len(loads) == 2
+
+
+def test_to_want_the_running_model_again_forgets_the_one_that_is_being_loaded(
+    graph: Graph, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, free, started = graph.node.model, threading.Event(), threading.Event()
+    load_model = model_module.load
+
+    def slow(*parts: Any) -> Model:
+        started.set()
+        assert free.wait(20)
+        return load_model(*parts)
+
+    monkeypatch.setattr(model_module, "load", slow)
+    assert graph.set(checkpoint=str(folder / "shifted.safetensors")).successful
+    assert started.wait(10)
+    assert graph.set(checkpoint=str(folder / "gray.safetensors")).successful
+    assert graph.node._live.loading is None
+    free.set()
+    wait_for(lambda: not graph.node.loading, "the loader")
+    assert label(graph, 6) == 6 and graph.node.model is running
 
 
 def truncated(source: Path, path: Path) -> Path:
@@ -376,7 +423,7 @@ def test_a_hundred_transitions_in_any_order_leave_nothing_behind(folder: Path) -
     path = str(folder / "gray.safetensors")
     graph = Graph({"checkpoint": path, "image_topics": ["front", "rear"]})
     choose = random.Random(5)
-    state, transitions = "unconfigured", 0
+    state, transitions, window = "unconfigured", 0, "causal"
     sizes: list[tuple[int, int, float]] = []
     try:
         camera = graph.add_camera("front")
@@ -384,7 +431,8 @@ def test_a_hundred_transitions_in_any_order_leave_nothing_behind(folder: Path) -
             step = choose.choice(STATES[state])
             if step == "reload":
                 # Sometimes still loading when the next transition comes.
-                assert graph.set(checkpoint=path).successful
+                window = {"causal": "centered", "centered": "causal"}[window]
+                assert graph.set(window=window).successful
             elif step == "image":
                 graph.send_image(gray_frame(3), topic="front")
             else:

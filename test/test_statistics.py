@@ -107,6 +107,15 @@ def test_overhead_is_decoding_and_publishing() -> None:
     assert summary["latency p50 ms"] == "600.0"
 
 
+def test_an_error_is_said_as_an_error() -> None:
+    warned: list[str] = []
+    failed: list[str] = []
+    complain = Complaints(warned.append, failed.append)
+    complain("no image", "no image")
+    complain.error("stalled", "the camera is stalled")
+    assert (warned, failed) == (["no image"], ["the camera is stalled"])
+
+
 def test_a_complaint_is_said_at_once_then_rarely_and_with_how_often_it_came() -> None:
     clock, said = Clock(), []
     complain = Complaints(said.append, period=10.0, clock=clock)

@@ -68,8 +68,11 @@ def graph(
 ) -> Iterator[tuple[Graph, list[str]]]:
     """A node with all that it subscribes to, and what its cameras' topics begin with."""
     two = request.param == "two cameras"
-    settings = {"image_topics": ["left/image", "right/image"]} if two else {}
+    settings: dict[str, Any] = {"image_topics": ["left/image", "right/image"]} if two else {}
     info = ["left/info", "right/info"] if two else ["info"]
+    # This one is a parameter only if it is set.
+    for topic in ("left/image", "right/image") if two else ("image",):
+        settings["qos_overrides.{ns}/" + topic + ".subscription.reliability"] = "reliable"
     with own_graphs(23):
         checkpoint = save_gray(tmp_path_factory.mktemp("model") / "gray.safetensors")
         graph = Graph({"checkpoint": str(checkpoint), "camera_info_topics": info, **settings})

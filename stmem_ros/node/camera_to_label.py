@@ -15,6 +15,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from stmem_ros.node.clocks import Reading, latency_of
 from stmem_ros.node.messages import stamp_from_ns, stamp_to_ns, to_image_msg
 from stmem_ros.node.outputs import QOS
 from stmem_ros.node.processes import NAMESPACE, START_SECONDS, Observer, ProcessError
@@ -52,11 +53,11 @@ def _drive(
     frames: int,
     parameters: dict[str, object],
 ) -> dict[str, Any]:
-    arrivals: list[tuple[int, int]] = []
+    arrivals: list[tuple[int, Reading]] = []
     last_label = [time.monotonic()]
 
     def on_labels(message: Image) -> None:
-        arrivals.append((stamp_to_ns(message.header.stamp), time.time_ns()))
+        arrivals.append((stamp_to_ns(message.header.stamp), Reading.of_system()))
         last_label[0] = time.monotonic()
 
     messages = [to_image_msg(image, "rgb8", Header(frame_id="camera")) for image in images]
@@ -84,19 +85,24 @@ def _drive(
     return _report(sent, warm_up, arrivals, values) | {"rate_hz": rate, "device": observer.health[-1].hardware_id}
 
 
-def _report(sent: list[int], warm_up: int, arrivals: list[tuple[int, int]], values: dict[str, str]) -> dict[str, Any]:
-    """`sent` are stamps, the first `warm_up` of them not counted; `arrivals` stamps and times of labels."""
+def _report(
+    sent: list[int], warm_up: int, arrivals: list[tuple[int, Reading]], values: dict[str, str]
+) -> dict[str, Any]:
+    """`sent` are stamps, the first `warm_up` of them not counted; `arrivals` stamps of labels and when they came."""
     counted = [(stamp, arrival) for stamp, arrival in arrivals if stamp >= sent[warm_up]]
     if len(counted) < 2:
         raise ProcessError(f"{len(counted)} of {len(sent) - warm_up} frames came back with labels; send more of them")
     stamps = [stamp for stamp, _ in arrivals]
-    latencies = [(arrival - stamp) * 1e-6 for stamp, arrival in counted]
+    timed = [latency for stamp, arrival in counted if (latency := latency_of(stamp, arrival)) is not None]
+    if not timed:
+        raise ProcessError("no latency was measured, since this computer's clock jumped meanwhile; measure again")
+    latencies = [latency * 1e3 for latency in timed]
     p50, p99 = (float(value) for value in np.percentile(latencies, [50, 99]))
     return {
         "frames_sent": len(sent) - warm_up,
         "frames_labelled": len(counted),
         "frames_received_by_node": int(values.get("frames received", 0)) - warm_up,
-        "labels_per_second": (len(counted) - 1) / ((counted[-1][1] - counted[0][1]) * 1e-9),
+        "labels_per_second": (len(counted) - 1) / ((counted[-1][1].uptime - counted[0][1].uptime) * 1e-9),
         "latency_ms": {"p50": p50, "p99": p99},
         "p99_over_p50": p99 / p50,
         # Each on the stamp of a frame that was sent, none twice, in order.

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo
 
 from stmem_ros.node import camera, camera_info, diagnostics, label_info, outputs
 from stmem_ros.node.parameters import PARAMETERS, Parameter
-from stmem_ros.node.segmentation_node import SERVICES
+from stmem_ros.node.services import SERVICES
 from stmem_ros.node.settings import THE_MODEL, THE_NODE, THE_STREAM
 from stmem_ros.node.statistics import ANOTHER_MODEL, ANOTHER_PUBLISHER, ASKED_FOR, LOST_TO_FAILURE
 from stmem_ros.node.stream import THE_TOPIC

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.qos import QoSProfile
@@ -11,6 +11,7 @@ from stmem_ros.node.health import Verdict
 from stmem_ros.node.live import LiveParameters
 from stmem_ros.node.model import Model
 from stmem_ros.node.settings import THE_MODEL, THE_NODE
+from stmem_ros.node.statistics import Complaints
 from stmem_ros.node.stream import Stream
 
 TOPIC = "/diagnostics"
@@ -26,12 +27,14 @@ STREAM_VALUES = {
     "frames that nobody wanted": "they went into the window, and no output had a subscriber",
     "frames rejected": "that could not be segmented, and the log says why",
     "frames with a stamp of zero": "whose camera driver sets none",
+    "frames with a stamp of another clock": "ahead of the node's clock, or a minute behind it: the message says more",
     "images per second": "that came, in the last five seconds",
     "labels per second": "that left, in the last five seconds",
     "rejected for KIND": "of those rejected: `data`, `encoding`, `float`, `size`, `stamp`, `step` of the message, or "
     "`failure` of the network",
     "window reset: REASON": "how often a new window was started for it",
-    "latency p50 ms": "from the camera's stamp to the published labels; this and the following over 300 frames",
+    "latency p50 ms": "from the camera's stamp to the published labels, from the image's arrival where the stamp is "
+    "zero or of another clock; this and the following over 300 frames",
     "latency p99 ms": "the same",
     "wait p50 ms": "until the worker takes the frame",
     "decode p50 ms": "message to image",
@@ -65,12 +68,13 @@ def node_status(prefix: str, state: str, failure: str) -> DiagnosticStatus:
 
 
 def stream_status(
-    prefix: str, stream: Stream, verdicts: list[Verdict], model: Model | None, complain: Callable[[str, str], object]
+    prefix: str, stream: Stream, verdicts: list[Verdict], model: Model | None, complain: Complaints
 ) -> DiagnosticStatus:
     """Of one camera; what is wrong is said in the log too. The worst of the verdicts is the status's."""
     for verdict in verdicts:
         if verdict.level != DiagnosticStatus.OK:
-            complain(f"{verdict.kind} {stream.name}", verdict.message)
+            say = complain.error if verdict.level == DiagnosticStatus.ERROR else complain
+            say(f"{verdict.kind} {stream.name}", verdict.message)
     values = stream.statistics.summary()
     if model is not None:
         values["checkpoint"] = str(model.path)

@@ -8,6 +8,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from stmem_ros.node.clocks import ClockFault
 from stmem_ros.node.settings import Thresholds
 from stmem_ros.node.statistics import RATE_SECONDS, Persistent
 from stmem_ros.node.stream import Stream
@@ -42,7 +43,7 @@ class Facts:
     rate: float | None
     latency: float
     lost: float
-    unstamped: bool
+    clock_fault: ClockFault | None
     failures: int = 0
 
 
@@ -62,7 +63,7 @@ def facts_of(stream: Stream) -> Facts:
         statistics.labels_per_second() if wanted and waited >= RATE_SECONDS else None,
         statistics.latency_p99() if wanted and quiet < RATE_SECONDS else 0.0,
         statistics.lost_share(),
-        statistics.stamps_are_zero(),
+        stream.clock_fault,
         statistics.failures_in_a_row,
     )
 
@@ -105,14 +106,10 @@ def judge(facts: Facts, thresholds: Thresholds) -> list[Verdict]:
                 "give each camera a topic of its own (image_topics)",
             )
         )
-    if facts.unstamped:
+    if facts.clock_fault is not None:
+        fault = facts.clock_fault
         found.append(
-            Verdict(
-                WARN,
-                "unstamped",
-                f"images on {topic} have a stamp of zero: gaps are not seen, and nobody can pair labels with images; "
-                "let the camera driver set the stamp",
-            )
+            Verdict(WARN, f"clock {fault.kind}", f"images on {topic} {fault.text}; latencies are from arrival")
         )
     return sorted(found, key=lambda verdict: verdict.level, reverse=True)
 

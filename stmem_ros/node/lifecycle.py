@@ -50,20 +50,28 @@ def end_soon() -> None:
     signal.alarm(ENDS_WITHIN_S)
 
 
-def survive_invalid_transitions(node: LifecycleNode) -> None:
-    """rclpy up to Jazzy lets a lifecycle request that does not fit the state end the node (rclpy#1209)."""
+def refuse_invalid_transitions(node: LifecycleNode) -> None:
+    """Refuse a lifecycle request that does not fit the state, and say which do; rclpy up to Jazzy ends (rclpy#1209)."""
     service = getattr(node, "_service_change_state", None)
     if service is None:
         return
-    original = service.callback
+    original, machine = service.callback, node._state_machine
 
     def callback(request: Any, response: Any) -> Any:
+        wanted = request.transition
+        possible = {number: label for number, label, *_ in machine.available_transitions if label}
+        known = {number: label for number, label, *_ in machine.transition_graph}
+        name = wanted.label or known.get(wanted.id, f"transition {wanted.id}")
         try:
-            return original(request, response)
+            if name in possible.values():
+                return original(request, response)
+            ways = ", ".join(possible.values()) or "none: start it anew"
+            reason = f"{name} is not possible while the node is {machine.current_state[1]}; possible: {ways}"
         except RuntimeError as error:
-            node.get_logger().warning(f"lifecycle request refused: {one_line(error)}")
-            response.success = False
-            return response
+            reason = one_line(error)
+        node.get_logger().warning(f"lifecycle request refused: {reason}")
+        response.success = False
+        return response
 
     service.callback = callback
 

@@ -31,6 +31,8 @@ class LiveParameters:
         )
         self._lock = threading.Lock()
         self._ready: Model | None = None
+        # What `take_model` gave last; None while the node runs the model that it was configured with.
+        self._taken: Model | None = None
         self._reverting = False
         self.model_failure = ""
         self._reverts = node.create_guard_condition(self._revert)
@@ -49,12 +51,14 @@ class LiveParameters:
         """The model that was loaded since the last call."""
         with self._lock:
             model, self._ready = self._ready, None
+            self._taken = model or self._taken
         return model
 
     def close(self) -> None:
         """Load nothing more, and throw away what waits."""
         self._loader.close()
-        self.take_model()
+        with self._lock:
+            self._ready = self._taken = None
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
         node = self._node
@@ -62,6 +66,8 @@ class LiveParameters:
             for parameter in parameters:
                 check_choice(parameter.name, parameter.value)
                 self._require_free(parameter)
+            for parameter in parameters:
+                node.unusable.pop(parameter.name, None)
             if node.model is None:
                 # The rest is checked when the node is configured.
                 return SetParametersResult(successful=True)
@@ -78,10 +84,31 @@ class LiveParameters:
             return SetParametersResult(successful=False, reason=reason(error))
         # Nothing can fail any more.
         if settings is not None:
-            self._loader.ask(settings)
+            self._want(settings)
         if "enabled_cameras" in names:
             node.enable_cameras(values["enabled_cameras"])
         return SetParametersResult(successful=True)
+
+    def _want(self, settings: ModelSettings) -> None:
+        """Load a model, unless it is the one that runs, waits or is being loaded."""
+        node = self._node
+        if settings == self._loader.wanted:
+            return
+        # From here on no other model becomes ready.
+        self._loader.ask(None)
+        with self._lock:
+            running = self._taken or node.model
+            if self._ready is None or not self._ready.is_made_of(settings):
+                there = running is not None and running.is_made_of(settings)
+                self._ready = None if there else self._ready
+            else:
+                there = True
+        if there:
+            self.model_failure = ""
+            node.debug(lambda: f"the model is loaded already ({settings.line()})")
+            return
+        node.info(f"loading {settings.line()} beside the model that runs")
+        self._loader.ask(settings)
 
     def _require_free(self, parameter: Parameter) -> None:
         """Raises ValueError where it is fixed and would change."""

@@ -22,19 +22,36 @@ from stmem_ros.streaming.exported import read_export
 
 # Seconds that a lifecycle transition, or the end, waits for a model that is being loaded.
 PATIENCE_S = 2.0
+# Device, inode, size and time of the last change.
+FileIdentity = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A network that is ready, and what it was made of. Cameras run on siblings of `engine`.
 
-    `sha256` is of the checkpoint file; of an exported folder, of its document, which holds those of the rest.
+    `sha256` and `file` are of the checkpoint file; of an exported folder, of its document, which holds those of the
+    rest.
     """
 
     settings: ModelSettings
     path: Path
     sha256: str
     engine: StreamingSegmenter
+    file: FileIdentity | None = None
+
+    def line(self) -> str:
+        """What runs and what was chosen for it, for people."""
+        engine = self.engine
+        return (
+            f"model {self.path}, {len(engine.info.labels)} classes, window {self.settings.window} of {engine.length}, "
+            f"short side {engine.config.short_side or 'as trained'}, {str(engine.dtype).removeprefix('torch.')} on "
+            f"{engine.device}, {torch.get_num_threads()} CPU threads"
+        )
+
+    def is_made_of(self, settings: ModelSettings) -> bool:
+        """Whether loading these settings now would give this model again."""
+        return settings == self.settings and self.file is not None and identity_of(self.path) == self.file
 
     def describe(self) -> dict[str, str]:
         """Names and values for diagnostics."""
@@ -59,6 +76,7 @@ def load(settings: ModelSettings, sizes: Collection[tuple[int, int]] = ()) -> Mo
     Raises CheckpointError, DeviceError, ImageError or ValueError, one line.
     """
     path = model_path(settings)
+    file = identity_of(path)
     before = _sha256_or_none(path)
     engine = StreamingSegmenter.from_checkpoint(path, settings.stream())
     after = _sha256_or_none(path)
@@ -66,7 +84,20 @@ def load(settings: ModelSettings, sizes: Collection[tuple[int, int]] = ()) -> Mo
         raise CheckpointError(f"{path} changed while it was loaded; load it again")
     for size in sizes or (None,):
         engine.warm_up(size)
-    return Model(settings, path, before, engine)
+    return Model(settings, path, before, engine, file)
+
+
+def identity_of(path: Path) -> FileIdentity | None:
+    """What changes when the file does; None where it cannot be looked at."""
+    try:
+        status = _document(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _document(path: Path) -> Path:
+    return path / EXPORT_DOCUMENT if path.is_dir() else path
 
 
 def _sha256_or_none(path: Path) -> str | None:
@@ -94,7 +125,7 @@ def check(settings: ModelSettings) -> None:
 
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
-    with (path / EXPORT_DOCUMENT if path.is_dir() else path).open("rb") as file:
+    with _document(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

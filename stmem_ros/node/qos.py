@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.exceptions import ParameterAlreadyDeclaredException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -102,20 +101,30 @@ def create_input(node: Node, kind: type, topic: str, profile: QoSProfile, callba
 
 
 def overridden_reliability(node: Node, topic: str) -> str | None:
-    """What `qos_overrides.<topic>.subscription.reliability` was set to when the node started.
+    """What `qos_overrides.<topic>.subscription.reliability` was set to when the node started; None if it was not.
 
-    Raises ValueError where that is no reliability.
+    It is a parameter only if it was set: one without a value could be dumped, but not loaded again.
+    Raises ValueError if the value is no reliability.
     """
     name = _reliability_of(topic)
-    try:
+    if name not in node._parameter_overrides:
+        return None
+    if not node.has_parameter(name):
         descriptor = ParameterDescriptor(description=f"reliability for subscription `{topic}`", dynamic_typing=True)
         descriptor.read_only = True
-        value = node.declare_parameter(name, None, descriptor).value
-    except ParameterAlreadyDeclaredException:
-        value = node.get_parameter(name).value
-    if value not in (None, *RELIABILITIES):
-        raise ValueError(f"parameter {name} is {value!r}; it must be one of {', '.join(RELIABILITIES)}")
+        node.declare_parameter(name, None, descriptor)
+    value = node.get_parameter(name).value
+    if value not in RELIABILITIES:
+        raise ValueError(
+            f"parameter {name} is {value!r}; it must be one of {', '.join(RELIABILITIES)}, or left out for "
+            f"{RELIABILITY} to decide"
+        )
     return value
+
+
+def override_names(topic: str) -> set[str]:
+    """The parameters that override QoS of a subscription to a topic, given by its full name."""
+    return {f"qos_overrides.{topic}.subscription.{policy}" for policy in ("history", "depth", RELIABILITY)}
 
 
 def publishers(node: Node, topic: str) -> list[str]:

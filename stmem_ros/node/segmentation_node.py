@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import rclpy
@@ -16,18 +16,20 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.utilities import remove_ros_args
-from std_srvs.srv import SetBool, Trigger
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from stmem_ros.files import kind_and_line, one_line
+from stmem_ros.files import one_line
 from stmem_ros.node import diagnostics
+from stmem_ros.node.arguments import left_over, misdirected, refusal, unmatched
+from stmem_ros.node.camera import COMPRESSED
 from stmem_ros.node.health import Judge
 from stmem_ros.node.label_info import MISSING, vision_messages
-from stmem_ros.node.lifecycle import end_soon, forget_destroyed, spin, survive_invalid_transitions
+from stmem_ros.node.lifecycle import end_soon, forget_destroyed, spin
 from stmem_ros.node.live import LiveParameters
+from stmem_ros.node.managed import ManagedNode, explained
 from stmem_ros.node.model import Model, give_back_gpu_memory, give_back_memory, load, reason
 from stmem_ros.node.parameters import declare_parameters
+from stmem_ros.node.services import SERVICES, Services
 from stmem_ros.node.settings import (
     FrameSettings,
     InputSettings,
@@ -39,55 +41,33 @@ from stmem_ros.node.settings import (
     value_of,
 )
 from stmem_ros.node.statistics import Complaints
-from stmem_ros.node.stream import Stream, enabled_names, places
+from stmem_ros.node.stream import THE_TOPIC, Stream, enabled_names, places
 from stmem_ros.node.worker import Worker
-
-Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
-
-
-def explained(transition: Transition) -> Transition:
-    """rclpy takes what a transition raises for an error, and says nothing of it."""
-
-    @functools.wraps(transition)
-    def run(node: SegmentationNode, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            return transition(node, state)
-        except Exception as error:
-            node.fail(f"{transition.__name__} failed: {kind_and_line(error)}")
-            return TransitionCallbackReturn.ERROR
-
-    return run
+from stmem_ros.program import begin, called
 
 
-# Name: (type, meaning).
-SERVICES = {
-    "~/reset": (Trigger, "forget the window; the next frame starts a new one"),
-    "~/enable": (SetBool, "ignore images, or segment again"),
-}
-
-
-class SegmentationNode(LifecycleNode):
+class SegmentationNode(ManagedNode):
     """Wiring: parameters, one stream a camera, one worker thread, services, diagnostics.
 
     The executor's thread stores the newest message of each camera; the worker decodes, segments and publishes.
     `streams` and `model` are there while the node is configured.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, arguments: Sequence[str] = (), **options: Any) -> None:
+        """`arguments` are those of the process: what of them has no effect is said."""
         super().__init__("segmentation", **options)
+        self._arguments = arguments
         declare_parameters(self)
-        self._complain = Complaints(self._warn)
+        self._complain = Complaints(self.warn, self.error)
         self.streams: list[Stream] = []
         self.model: Model | None = None
         self._judges: list[Judge] = []
         self._inputs: InputSettings | None = None
         self._worker: Worker | None = None
-        self._enabled = True
         self._finalized = False
-        self._failure = ""
         self._default_threads = torch.get_num_threads()
         self._vision_messages = vision_messages()
-        # That they are missing.
+        # True once we have warned that vision_msgs is not installed.
         self._told = False
         # Whether a model was freed since the last look.
         self._freed = False
@@ -95,21 +75,38 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, diagnostics.TOPIC, diagnostics.QOS)
         # Steady: health is reported also where simulated time stands still.
         self.create_timer(diagnostics.PERIOD_S, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        callbacks = {"~/reset": self._on_reset, "~/enable": self._on_enable}
-        for name, (kind, _) in SERVICES.items():
-            self.create_service(kind, name, callbacks[name])
-        survive_invalid_transitions(self)
+        self._requests = Services(self)
+        self.warn_of_unknown_overrides(of_qos=False, known=set())
 
     # Lifecycle
+
+    def start(self) -> None:
+        """Configure and activate if parameter autostart says so; else say what the node waits for."""
+        if self.unusable:
+            self.fail(f"cannot configure: {'; '.join(self.unusable.values())}")
+        elif not value_of(self, "autostart"):
+            name = self.get_fully_qualified_name()
+            self.info(
+                "autostart is false: waiting for a lifecycle manager, or for "
+                f"`ros2 lifecycle set {name} configure` and `ros2 lifecycle set {name} activate`"
+            )
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and warm it up; fails, saying why, where a parameter or the checkpoint is unusable."""
         try:
+            if self.unusable:
+                raise ValueError("; ".join(self.unusable.values()))
             values = read_values(self)
             self._inputs = group(InputSettings, values)
             wanted = places(self, self._inputs)
             torch.set_num_threads(self._inputs.threads or self._default_threads)
-            self.model = load(group(ModelSettings, values))
+            settings = group(ModelSettings, values)
+            self.info(f"configuring: {settings.line()}")
+            began = time.monotonic()
+            self.model = load(settings)
+            self.debug(lambda: f"loaded and warmed up in {time.monotonic() - began:.1f} s")
             for place in wanted:
                 # One by one: where the second fails, the first is released.
                 self.streams.append(Stream(self, place, self._vision_messages, self._complain))
@@ -119,18 +116,18 @@ class SegmentationNode(LifecycleNode):
             # rclpy says nothing of what a transition raises.
             self._release()
             return self.fail(f"cannot configure: {reason(error)}")
-        self._failure = ""
+        self.failure = ""
         self._live.model_failure = ""
         for stream in self.streams:
             stream.use(self.model)
         if self._vision_messages is None and not self._told:
             self._told = True
-            self._warn(MISSING)
-        engine = self.model.engine
-        self.get_logger().info(
-            f"model {self.model.path} on {engine.device}, {len(engine.info.labels)} classes, "
-            f"window {self.model.settings.window} of {engine.length}, cameras: {len(self.streams)}"
-        )
+            self.warn(MISSING)
+        known = {name for stream in self.streams for name in stream.override_names(self._inputs.image_transport)}
+        self.warn_of_unknown_overrides(of_qos=True, known=known)
+        for line in unmatched(self._arguments, self._names(), self.get_name(), self.get_namespace()):
+            self.warn(line)
+        self.info(f"configured: {self.model.line()}, cameras: {len(self.streams)}")
         return super().on_configure(state)
 
     @explained
@@ -138,7 +135,12 @@ class SegmentationNode(LifecycleNode):
         """Listen to the cameras and start the worker."""
         assert self._inputs is not None and self.model is not None
         worker = Worker(
-            self.get_clock(), lambda: read(self, FrameSettings), self._swap_model, self._complain, self.context.ok
+            self.get_clock(),
+            lambda: read(self, FrameSettings),
+            self._swap_model,
+            self._complain,
+            self.context.ok,
+            self.debug,
         )
         try:
             for stream in self.streams:
@@ -152,25 +154,31 @@ class SegmentationNode(LifecycleNode):
         # Publishers are on by now: whoever waits for the classes gets them.
         self._use_model(self._live.take_model() or self.model)
         worker.start()
-        self._failure = ""
+        self.failure = ""
+        cameras = ", ".join(stream.topic for stream in self.streams)
+        disabled = "" if self._requests.enabled else ", disabled by ~/enable"
+        self.info(f"active: waiting for images on {cameras}{disabled}")
         return result
 
     @explained
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_work()
+        self.info("deactivated: images are ignored, the model stays loaded")
         return super().on_deactivate(state)
 
     @explained
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
-        self._failure = ""
+        self.failure = ""
+        self.info("cleaned up: the model is unloaded")
         return super().on_cleanup(state)
 
     @explained
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_work()
         self._release()
-        self._failure, self._finalized = "", True
+        self.failure, self._finalized = "", True
+        self.info("shut down: start the node anew to segment again")
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -200,18 +208,6 @@ class SegmentationNode(LifecycleNode):
         self.streams, self._judges, self.model = [], [], None
         self._freed = True
 
-    def fail(self, message: str) -> TransitionCallbackReturn:
-        """A transition failed: say why, now and in diagnostics until it succeeds."""
-        self._failure = message
-        if self.context.ok():
-            # Else it was stopped meanwhile, and anything may fail.
-            self.get_logger().error(message)
-        return TransitionCallbackReturn.FAILURE
-
-    def _warn(self, message: str) -> None:
-        if self.context.ok():
-            self.get_logger().warning(message)
-
     # The model
 
     @property
@@ -232,11 +228,7 @@ class SegmentationNode(LifecycleNode):
             self._use_model(model)
             give_back_gpu_memory()
             self._freed = True
-            settings = model.settings
-            self.get_logger().info(
-                f"now model {model.path}, {len(model.engine.info.labels)} classes, window {settings.window}, "
-                f"short_side {settings.short_side}, {settings.precision} precision on {model.engine.device}"
-            )
+            self.info(f"now {model.line()}")
 
     def _use_model(self, model: Model) -> None:
         self.model = model
@@ -257,24 +249,17 @@ class SegmentationNode(LifecycleNode):
             return
         among = enabled_names(self.streams, wanted)
         for stream in self.streams:
-            stream.enable(self._enabled and among(stream))
+            stream.enable(self._requests.enabled and among(stream))
 
-    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        for stream in self.streams:
-            stream.reset_asked.set()
-        response.success = True
-        response.message = "the next frame starts a new window"
-        return response
+    def _names(self) -> set[str]:
+        """The topics and services that a remapping can be of, as the node names them."""
+        # The launch file remaps the one topic also where several take its place.
+        fixed = {THE_TOPIC, f"{THE_TOPIC}{COMPRESSED}", diagnostics.TOPIC, "/clock", "/rosout", "/parameter_events"}
+        return fixed.union(SERVICES, *(stream.names() for stream in self.streams))
 
-    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._enabled = request.data
-        self.enable_cameras(value_of(self, "enabled_cameras"))
-        response.success = True
-        response.message = "segmenting" if self._enabled else "images are ignored until enabled again"
-        return response
-
-    def _state(self) -> str:
-        """Of the lifecycle, for diagnostics."""
+    @property
+    def state(self) -> str:
+        """Of the lifecycle, for people."""
         if self._worker is not None:
             return "active"
         if self.model is not None:
@@ -286,7 +271,7 @@ class SegmentationNode(LifecycleNode):
         prefix = self.get_fully_qualified_name()
         forget_destroyed(self)
         status = [
-            diagnostics.node_status(prefix, self._state(), self._failure),
+            diagnostics.node_status(prefix, self.state, self.failure),
             *(
                 diagnostics.stream_status(prefix, stream, judge(thresholds), self.model, self._complain)
                 for stream, judge in zip(self.streams, self._judges, strict=True)
@@ -304,31 +289,36 @@ class SegmentationNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until Ctrl-C. Exit code 0 then; 1 after one line where ROS cannot start it as it is told to."""
+    """Run the node until Ctrl-C. Exit code 0 then; 1 after one line if ROS cannot start it, 2 for unknown arguments."""
+    arguments = sys.argv[1:] if args is None else args
     parser = argparse.ArgumentParser(
-        prog="segmentation_node",
+        prog=called("stmem_ros.node.segmentation_node"),
         description=__doc__,
         epilog="Parameters and remappings are given as to every ROS 2 node: --ros-args -p short_side:=360 "
         "-r image:=/camera/image_raw; docs/topics.md lists them. `ros2 launch stmem_ros segment.launch.py` sets them.",
     )
     try:
-        parser.parse_known_args(remove_ros_args(args))
-        rclpy.init(args=args)
+        unknown = left_over(parser, arguments)
+        if unknown:
+            return _refuse(unknown, 2)
+        begin()
+        rclpy.init(args=arguments)
     except RuntimeError as error:
-        return _refuse(error)
+        return _refuse(refusal(error))
     executor = SingleThreadedExecutor()
     node = None
     code = 0
     try:
-        node = SegmentationNode()
+        node = SegmentationNode(arguments)
+        for line in misdirected(arguments, node.get_fully_qualified_name()):
+            node.warn(line)
         executor.add_node(node)
-        if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            node.trigger_activate()
+        node.start()
         spin(executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except ParameterException as error:
-        code = _refuse(error)
+        code = _refuse(one_line(error))
     except Exception:
         # Ctrl-C while the node starts takes the graph away from under it.
         if rclpy.ok():
@@ -350,9 +340,9 @@ def main(args: list[str] | None = None) -> int:
     return code
 
 
-def _refuse(error: Exception) -> int:
-    print(f"segmentation: {one_line(error)}", file=sys.stderr)
-    return 1
+def _refuse(line: str, status: int = 1) -> int:
+    print(f"segmentation: {line}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from stmem_ros.node.parameters import BY_NAME, PARAMETERS, check_choice
+from stmem_ros.node.parameters import PARAMETERS, check_choice
 from stmem_ros.streaming import StreamConfig
-from stmem_ros.topics import camera_names
+from stmem_ros.topics import camera_names, names_in
 
 Group = TypeVar("Group")
 # The names, in diagnostics, of what is no camera, and of the camera that has none.
@@ -32,6 +31,13 @@ class ModelSettings:
     precision: str
     window: str
     short_side: int
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"model {self.checkpoint or 'of the package'}, window {self.window}, short_side {self.short_side}, "
+            f"precision {self.precision}, device {self.device}"
+        )
 
     def stream(self) -> StreamConfig:
         """Raises ValueError naming the field, the value and what is allowed."""
@@ -82,11 +88,8 @@ class Thresholds:
 
 
 def value_of(node: Node, name: str) -> Any:
-    """A parameter as it is; the default for an empty list on a command line or in a file, which is unset to ROS."""
-    try:
-        return node.get_parameter(name).value
-    except ParameterUninitializedException:
-        return BY_NAME[name].default
+    """A parameter as it is."""
+    return node.get_parameter(name).value
 
 
 def read_values(node: Node, changed: list[Parameter] | None = None) -> dict[str, Any]:
@@ -105,8 +108,8 @@ def group(kind: type[Group], values: Mapping[str, Any]) -> Group:
 
 
 def listed(values: list[str]) -> tuple[str, ...]:
-    """A list parameter, without the empty strings that stand for none."""
-    return tuple(value for value in values if value)
+    """The names in a list parameter; one string may hold several, and an empty one none."""
+    return tuple(name for value in values for name in names_in(value))
 
 
 def read(node: Node, kind: type[Group]) -> Group:

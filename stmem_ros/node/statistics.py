@@ -31,8 +31,8 @@ LONGEST_PERIOD = 2.0
 class FrameTimes:
     """Seconds that one frame spent: in the mailbox, being read, in the network, being published.
 
-    `latency` runs from the camera's stamp to the published labels, by the node's clock; from its arrival where the
-    stamp is zero.
+    `latency` runs from the camera's stamp to the published labels, by the node's clock; from the image's arrival if
+    the stamp is of another clock.
     """
 
     wait: float
@@ -40,6 +40,10 @@ class FrameTimes:
     network: float
     publish: float
     latency: float
+
+    def line(self) -> str:
+        """For people, in milliseconds."""
+        return ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in dataclasses.asdict(self).items())
 
 
 class Statistics:
@@ -54,6 +58,7 @@ class Statistics:
         self.ignored = 0
         self.unwanted = 0
         self.unstamped = 0
+        self.other_clock = 0
         self.rejected: collections.Counter[str] = collections.Counter()
         # Frames on which the network failed since it last labelled one.
         self.failures_in_a_row = 0
@@ -81,11 +86,12 @@ class Statistics:
         with self._lock:
             self._times.clear()
 
-    def arrived(self, stamp: float) -> None:
-        """A message came in; `stamp` is its header's, in seconds."""
+    def arrived(self, stamp: float, other_clock: bool = False) -> None:
+        """A message came in; `stamp` is its header's, in seconds, and may be of another clock than the node's."""
         with self._lock:
             self.received += 1
             self.unstamped += stamp == 0
+            self.other_clock += other_clock and stamp != 0
             now = self._clock()
             self._arrivals.append(now)
             if self._waiting_since is None:
@@ -126,11 +132,6 @@ class Statistics:
             self.failures_in_a_row = 0
             self._times.append(times)
             self._labels.append(self._clock())
-
-    def stamps_are_zero(self) -> bool:
-        """Whether the last message had no stamp."""
-        with self._lock:
-            return bool(self._stamps) and self._stamps[-1] == 0
 
     def seconds_unlabelled(self) -> float:
         """For how long images have come without labels; 0 where the last one has them, or nobody wants any."""
@@ -184,6 +185,7 @@ class Statistics:
                 "frames that nobody wanted": str(self.unwanted),
                 "frames rejected": str(sum(self.rejected.values())),
                 "frames with a stamp of zero": str(self.unstamped),
+                "frames with a stamp of another clock": str(self.other_clock),
                 "images per second": f"{self._rate(self._arrivals, now):.1f}",
                 "labels per second": f"{self._rate(self._labels, now):.1f}",
             }
@@ -216,17 +218,29 @@ class Complaints:
     """Says each kind of complaint at once, then at most every `period` seconds, with how often it came since."""
 
     def __init__(
-        self, say: Callable[[str], object], period: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self,
+        warn: Callable[[str], object],
+        error: Callable[[str], object] | None = None,
+        period: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say, self._period, self._clock = say, period, clock
+        self._warn, self._error, self._period, self._clock = warn, error or warn, period, clock
         self._last: dict[str, float] = {}
         self._silent: collections.Counter[str] = collections.Counter()
 
     def __call__(self, kind: str, message: str) -> None:
+        """Say it as a warning."""
+        self._say(kind, message, self._warn)
+
+    def error(self, kind: str, message: str) -> None:
+        """Say it as an error."""
+        self._say(kind, message, self._error)
+
+    def _say(self, kind: str, message: str, say: Callable[[str], object]) -> None:
         now = self._clock()
         if kind in self._last and now - self._last[kind] < self._period:
             self._silent[kind] += 1
             return
         more = self._silent.pop(kind, 0)
         self._last[kind] = now
-        self._say(f"{message} ({more} more like it since)" if more else message)
+        say(f"{message} ({more} more like it since)" if more else message)

@@ -13,16 +13,17 @@ from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
 from stmem_ros.files import one_line
-from stmem_ros.node.camera import Camera
+from stmem_ros.node.camera import COMPRESSED, Camera, candidates
 from stmem_ros.node.camera_info import CameraInfoListener
+from stmem_ros.node.clocks import ClockFault, Reading, fault_of
 from stmem_ros.node.label_info import TOPIC as LABEL_INFO
 from stmem_ros.node.label_info import LabelInfoPublisher
 from stmem_ros.node.mailbox import Mailbox
 from stmem_ros.node.messages import stamp_to_ns
 from stmem_ros.node.model import Model
 from stmem_ros.node.origin import Origins
-from stmem_ros.node.outputs import Outputs
-from stmem_ros.node.qos import Warn
+from stmem_ros.node.outputs import TOPICS, Outputs
+from stmem_ros.node.qos import Warn, override_names
 from stmem_ros.node.settings import THE_STREAM, InputSettings, listed, name_cameras
 from stmem_ros.node.statistics import ANOTHER_MODEL, STAMP, Statistics
 from stmem_ros.streaming import StreamingSegmenter
@@ -86,6 +87,8 @@ class Stream:
         self.camera: Camera | None = None
         self.info: CameraInfoListener | None = None
         self.listening_since = 0.0
+        # What is wrong with the stamp of the newest image.
+        self.clock_fault: ClockFault | None = None
         self._wanted = False
         self._origins = Origins()
         # Whose image is the newest in the window.
@@ -105,6 +108,24 @@ class Stream:
         camera = self.camera
         return camera.where() if camera is not None else self._node.resolve_topic_name(self._place.topic)
 
+    def names(self) -> set[str]:
+        """The topics of this camera as they are named before remapping, where a remapping can be of them."""
+        place = self._place
+        below = {f"{place.topic}{COMPRESSED}", f"{self._node.resolve_topic_name(place.topic)}{COMPRESSED}"}
+        own = {f"{place.name}/{name}" if place.name else name for name in (*TOPICS, LABEL_INFO)}
+        return {place.topic, place.info_topic, *below, *own} - {""}
+
+    def line(self) -> str:
+        """The image that was decoded last and the window, for people."""
+        height, width = self.size or (0, 0)
+        frames = f"{self.engine.state.frames} of {self.engine.length}" if self.engine is not None else "none"
+        return f"{width}x{height} on {self.topic}, window {frames} frames"
+
+    def override_names(self, transport: str) -> set[str]:
+        """The parameters that may override QoS of the camera's images."""
+        topics = {topic for topic, _ in candidates(self._node.resolve_topic_name(self._place.topic), transport)}
+        return {name for topic in topics for name in override_names(topic)}
+
     def use(self, model: Model) -> None:
         """Start a window on this model. Where the node is active, subscribers learn of its classes."""
         if self.engine is not None and self.engine.state.frames:
@@ -120,6 +141,7 @@ class Stream:
     def listen(self, settings: InputSettings, mailbox: Mailbox[Stream]) -> None:
         """Put what the camera sends into `mailbox`. Raises where a topic's name is none."""
         self._mailbox = mailbox
+        self.clock_fault = None
         self._begin()
         self._origins = Origins()
         self.camera = Camera(
@@ -201,7 +223,8 @@ class Stream:
     def _on_image(self, message: Any, info: Mapping[str, Any]) -> None:
         stamp = message.header.stamp
         stamp_ns = stamp_to_ns(stamp)
-        self.statistics.arrived(stamp_ns * 1e-9)
+        self.clock_fault = fault_of(stamp_ns, Reading.of(self._node.get_clock()))
+        self.statistics.arrived(stamp_ns * 1e-9, self.clock_fault is not None)
         if not self.enabled:
             self.statistics.arrived_disabled()
             return

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.clock import Clock
+from rclpy.clock import ROSClock
 from std_msgs.msg import Header
 
 from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.files import kind_and_line
+from stmem_ros.node.clocks import Reading, latency_of
 from stmem_ros.node.mailbox import Letter, Mailbox
 from stmem_ros.node.messages import stamp_from_ns
 from stmem_ros.node.outputs import at_output_size
@@ -26,6 +27,10 @@ from stmem_ros.streaming import Segmentation, batches, step_together
 from stmem_ros.streaming.batch import Step
 
 Complain = Callable[[str, str], object]
+# Takes what makes a line, which is made if somebody asked for it.
+Debug = Callable[[Callable[[], str]], object]
+# Seconds between two frames whose times are logged for debugging.
+TIMED_EVERY = 5.0
 T = TypeVar("T")
 
 
@@ -46,15 +51,17 @@ class Worker:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: ROSClock,
         settings: Callable[[], FrameSettings],
         between: Callable[[], None],
         complain: Complain,
         alive: Callable[[], bool],
+        debug: Debug = lambda _: None,
     ) -> None:
         self.mailbox: Mailbox[Stream] = Mailbox()
         self._clock, self._settings = clock, settings
-        self._between, self._complain, self._alive = between, complain, alive
+        self._between, self._complain, self._alive, self._debug = between, complain, alive, debug
+        self._timed = 0.0
         # Colours `(256, 3)` of the labels, and how many cameras the network takes at once (0: any number).
         self.table: NDArray[np.uint8] = np.zeros((256, 3), np.uint8)
         self.most_together = 0
@@ -111,6 +118,7 @@ class Worker:
             stream.reset_asked.clear()
             engine.reset()
             stream.statistics.reset(ASKED_FOR)
+            self._debug(lambda: f"new window on {stream.topic}: {ASKED_FOR}")
         taken = time.perf_counter()
         stream.used_bits.bits = settings.used_bits
         image = decode_message(message, stream.used_bits)
@@ -178,12 +186,14 @@ class Worker:
         except Exception as error:
             self._say_missing(stream, "camera_info", error)
         published = time.perf_counter()
-        latency = published - job.letter.arrival
-        if result.stamp_ns:
-            latency = (self._clock.now().nanoseconds - result.stamp_ns) * 1e-9
-        stream.statistics.labels_published(
-            FrameTimes(job.wait, job.decode, job.prepare + network, published - started, latency)
-        )
+        latency = latency_of(result.stamp_ns, Reading.of(self._clock))
+        if latency is None:
+            latency = published - job.letter.arrival
+        times = FrameTimes(job.wait, job.decode, job.prepare + network, published - started, latency)
+        stream.statistics.labels_published(times)
+        if published - self._timed > TIMED_EVERY:
+            self._timed = published
+            self._debug(lambda: f"a frame of {stream.line()}: {times.line()}")
         return segmentation, header
 
     def _reject(self, stream: Stream, kind: str, reason: str) -> None:
@@ -193,6 +203,7 @@ class Worker:
     def _say_reset(self, stream: Stream, reason: str) -> None:
         stream.statistics.reset(reason)
         self._complain(f"{reason} {stream.name}", f"new window on {stream.topic}: {reason}")
+        self._debug(lambda: f"new window on {stream.topic}, number {stream.statistics.resets[reason]}: {reason}")
 
     def _say_missing(self, stream: Stream, what: str, error: Exception) -> None:
         """Something beside the labels, which have left, cannot be made."""
@@ -208,3 +219,4 @@ class Worker:
         if stream.engine is not None and stream.engine.state.newest is not None:
             stream.engine.reset()
             stream.statistics.reset(LOST_TO_FAILURE)
+            self._debug(lambda: f"new window on {stream.topic}: {LOST_TO_FAILURE}")
