@@ -355,7 +355,7 @@ class TestFolders:
         (tmp_path / "train" / "again").symlink_to(tmp_path / "train")
         link, folder = tmp_path / "train" / "again", tmp_path / "train"
         assert scan(spec, tmp_path, "train").problems == [
-            f"{link} is a link to {folder}, which would count twice: remove the link"
+            f"{link} and {folder} are one folder, which would count twice: remove the link"
         ]
 
     def test_a_folder_that_is_there_twice(self, spec: DatasetSpec, tmp_path: Path) -> None:
@@ -368,7 +368,8 @@ class TestFolders:
         found = scan(spec, tmp_path, "train")
         assert len(found.frames) == 4
         assert [line.split(",")[0] for line in found.problems] == [
-            f"{tmp_path / 'train' / 'b'} is a link to {tmp_path / 'train' / 'a'}"
+            f"{tmp_path / 'train' / 'c'} is a link to nothing: mend or remove it",
+            f"{tmp_path / 'train' / 'b'} and {tmp_path / 'train' / 'a'} are one folder",
         ]
 
     def test_what_has_the_name_of_an_image_and_is_none(self, spec: DatasetSpec, tmp_path: Path) -> None:
@@ -376,11 +377,13 @@ class TestFolders:
         (labels / "drive_000001.png").unlink()
         (labels / "drive_000001.png").mkdir()
         (tmp_path / "train" / "drive_000009.png").symlink_to("nowhere.png")
+        (tmp_path / "train" / "more").symlink_to("an unmounted disk")
         os.mkfifo(tmp_path / "train" / "drive_000008.png")
         problems = scan(dataclasses.replace(spec, unlabelled_frames=True), tmp_path, "train").problems
         assert problems == [
             f"{tmp_path / 'train' / 'drive_000008.png'} is no regular file: remove it",
-            f"{tmp_path / 'train' / 'drive_000009.png'} is a link to nothing: remove it",
+            f"{tmp_path / 'train' / 'drive_000009.png'} is a link to nothing: mend or remove it",
+            f"{tmp_path / 'train' / 'more'} is a link to nothing: mend or remove it",
             f"{labels / 'drive_000001.png'} is a folder with the name of an image: rename or remove it",
         ]
 

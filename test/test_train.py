@@ -203,6 +203,25 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     assert not (tmp_path / "other" / "base").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding", "reason"),
+    [
+        ("run: a\nseed: 1\nrun: b\n", "utf-8", "line 3, column 1: key 'run' is given twice"),
+        ("run: a\n", "utf-16", "it is UTF-16 text: save it as UTF-8"),
+        ("run: [\n", "utf-8", "line 2, column 1: "),
+        ("stf: {rate: 1.0, rate: 2.0}\n", "utf-8", "line 1, column 18: key 'rate' is given twice"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, encoding: str, reason: str
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text, encoding)
+    for given in ([str(path)], ["--seed", "2", f"--config={path}"], ["--config", str(path), "--seed", "2"]):
+        assert main(given) == 1
+        assert capsys.readouterr().err.startswith(f"training: {path} does not hold the settings of a run: {reason}")
+
+
 def test_frames_to_learn_from_that_are_measured_on_too_are_said(
     trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,7 +50,7 @@ from training.stages.harness import (
 from training.stages.memory import Memory, MemoryBankError
 from training.stages.stage_config import StageConfig
 from training.stages.temporal_stage import TemporalStage, WindowDataset
-from training.train_config import STAGES, TrainConfig, instantiated, settings_parser
+from training.train_config import STAGES, TrainConfig, check_settings_files, instantiated, settings_parser
 from training.weights.backbone_file import check_backbone, load_backbone
 from training.weights.catalog import backbone_shapes
 from training.weights.read import WeightsError
@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(given: list[str]) -> None:
     if given and not given[0].startswith("-"):
         given.insert(0, "--config")
+    check_settings_files(given)
     parser = settings_parser()
     parsed = parser.parse_args(given)
     run = Run(instantiated(parser, parsed))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,6 +16,7 @@ from stmem_ros.program import called
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import ClipConfig
 from training.data.clips import WindowConfig
+from training.data.text_files import read_yaml
 from training.stages.base_stage import BaseStageConfig
 from training.stages.temporal_stage import TemporalStageConfig
 
@@ -112,6 +116,21 @@ def settings_parser() -> ArgumentParser:
     )
     parser.add_class_arguments(TrainConfig, as_group=True)
     return parser
+
+
+def check_settings_files(arguments: Sequence[str]) -> None:
+    """Raises ValueError, naming the file, where a `--config` among a command's arguments is no UTF-8 YAML file.
+
+    Also where it gives a key twice: the parser takes the last and says nothing.
+    """
+    files = [later for option, later in itertools.pairwise(arguments) if option == "--config"]
+    files += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    for file in map(os.path.expanduser, files):
+        try:
+            if os.path.isfile(file):
+                read_yaml(Path(file))
+        except ValueError as error:
+            raise ValueError(f"{file} does not hold the settings of a run: {error}") from error
 
 
 def instantiated(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:

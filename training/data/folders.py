@@ -47,7 +47,7 @@ def _files(folder: Path, seen: dict[tuple[int, int], Path], problems: list[str])
         return
     first = seen.setdefault((status.st_dev, status.st_ino), folder)
     if first is not folder:
-        problems.append(f"{folder} is a link to {first}, which would count twice: remove the link")
+        problems.append(f"{folder} and {first} are one folder, which would count twice: remove the link")
         return
     below = []
     for entry in entries:
@@ -59,12 +59,14 @@ def _files(folder: Path, seen: dict[tuple[int, int], Path], problems: list[str])
                 problems.append(f"{path} is a folder with the name of an image: rename or remove it")
             else:
                 below.append(path)
+        elif entry.is_symlink() and not path.exists():
+            # It may have been a folder of frames.
+            problems.append(f"{path} is a link to nothing: mend or remove it")
         elif is_image_name(entry.name):
             if entry.is_file():
                 yield path
             else:
-                kind = "a link to nothing" if entry.is_symlink() else "no regular file"
-                problems.append(f"{path} is {kind}: remove it")
+                problems.append(f"{path} is no regular file: remove it")
     for path in below:
         yield from _files(path, seen, problems)
 
