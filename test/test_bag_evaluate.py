@@ -322,7 +322,7 @@ class TestTruth:
         found, _ = run(0, write_bag(tmp_path / "drive", [*reversed(truths), *images]), "--truth-topic", TRUTH)
         assert found["sequences"][0]["frames"]["miou"] == [100.0] * 5
 
-    @pytest.mark.parametrize("name", ["{0}.png", "{1}.{2:09d}.png"])
+    @pytest.mark.parametrize("name", ["{0}.png", "{1}.{2:09d}.png", "000007_{0}.PNG"])
     @pytest.mark.parametrize("own_folder", [False, True])
     def test_may_be_a_folder_of_files_named_by_stamp(
         self, run: Callable[..., tuple[dict, str]], tmp_path: Path, name: str, own_folder: bool
@@ -496,6 +496,14 @@ class TestSettings:
         assert all(
             f"{name} {value}" in other["command"] for name, value in zip(options[::2], options[1::2], strict=True)
         )
+
+    def test_vc_may_count_as_vspws_script_does(self, run: Callable[..., tuple[dict, str]], tmp_path: Path) -> None:
+        path = write_bag(tmp_path / "drive", drive(8))
+        arguments = ("--truth-topic", TRUTH)
+        assert run(0, path, *arguments)[0]["figures"]["network"]["vc8"] is not None
+        found, _ = run(0, path, *arguments, "--vc-rule", "vspw")
+        assert found["figures"]["network"]["vc8"] is None
+        assert "VC_perclip.py" in found["settings"]["VC_n counts"] and "--vc-rule vspw" in found["settings"]["command"]
 
     def test_are_on_the_terminal(self, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = write_bag(tmp_path / "drive", drive(2))
@@ -703,9 +711,14 @@ class TestRefused:
         [
             (
                 "000001.5.png",
-                "is not named by its stamp: it must be called like 1700000000066666667.png (nano",
+                "is not named by its stamp: label images must be called like 1700000000066666667.png (nano",
             ),
-            ("1700000000.png", "has no label image in "),
+            ("left_000123.png", "left_000123.png is not named by its stamp"),
+            ("1700000000.png", "are named in seconds, such as 1700000000: name them by the whole stamp"),
+            ("1700000000000.png", "are named in milliseconds, such as 1700000000000"),
+            ("1700000000000000.PNG", "are named in microseconds, such as 1700000000000000"),
+            ("000001_000123.png", "is not named by its stamp"),
+            ("7.png", "has no label image in "),
             ("notes.txt", "holds no label image"),
         ],
     )

@@ -124,6 +124,7 @@ def test_a_network_that_is_right_scores_100(
     # This data set's numbers count no time.
     assert found["vc8"] is found["flow_consistency"] is None
     about = {"dataset": "shapes", "split": "val", "frames": 3, "neighbors": {"offset": 1, "reach": 0.5}, "slide": None}
+    about["vc_rule"] = "all"
     row = found.pop("rows")["base"]
     assert found == row | about
     assert (row["checkpoint"], row["window"]) == (str(checkpoint), None)

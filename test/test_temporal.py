@@ -15,8 +15,8 @@ def clip(*rows: list[int]) -> list[np.ndarray]:
     return [np.array([row], np.uint8) for row in rows]
 
 
-def vc(length: int, predictions: list[np.ndarray], truths: list[np.ndarray]) -> VideoConsistency:
-    metric = VideoConsistency(length)
+def vc(length: int, predictions: list[np.ndarray], truths: list[np.ndarray], vspw: bool = False) -> VideoConsistency:
+    metric = VideoConsistency(length, vspw)
     for prediction, truth in zip(predictions, truths, strict=True):
         metric.update(prediction, truth)
     return metric
@@ -54,6 +54,43 @@ def test_being_steadily_wrong_is_steady_but_not_correct() -> None:
 def test_void_does_not_count() -> None:
     truth = clip([0, IGNORE_INDEX], [0, IGNORE_INDEX])
     assert vc(2, clip([0, 1], [0, 2]), truth).steady == 100.0
+
+
+def published(length: int, predictions: list[np.ndarray], truths: list[np.ndarray]) -> float:
+    """VC_n as VSPW's script defines it: windows that begin at 0 .. N - n - 1, every label a class, nan left out."""
+    values = []
+    for first in range(len(truths) - length):
+        truth, prediction = (np.stack(each[first : first + length]) for each in (truths, predictions))
+        stays = (truth == truth[0]).all(0)
+        with np.errstate(invalid="ignore"):
+            values.append((stays & (prediction == prediction[0]).all(0)).sum() / stays.sum())
+    return 100 * float(np.nanmean(values)) if values else np.nan
+
+
+@pytest.mark.parametrize("frames", [9, 12, 25])
+def test_by_the_published_rule_it_is_the_published_value(frames: int) -> None:
+    random = np.random.default_rng(frames)
+    base = random.integers(0, 4, (16, 20), np.uint8)
+    base[0] = IGNORE_INDEX
+
+    def noisy(share: float) -> list[np.ndarray]:
+        several = [base.copy() for _ in range(frames)]
+        for each in several:
+            place = random.random(base.shape) < share
+            each[place] = random.integers(0, 4, int(place.sum()), np.uint8)
+        return several
+
+    predictions, truths = noisy(0.05), noisy(0.02)
+    theirs = vc(8, predictions, truths, vspw=True)
+    assert theirs.steady == pytest.approx(published(8, predictions, truths))
+    assert theirs.steady != pytest.approx(vc(8, predictions, truths).steady)
+
+
+def test_by_the_published_rule_a_clip_of_n_frames_has_no_value_and_void_is_a_class() -> None:
+    truth, prediction = clip(*[[0, IGNORE_INDEX]] * 9), clip(*[[0, 1]] * 4, *[[0, 2]] * 5)
+    assert vc(8, prediction[:8], truth[:8], vspw=True).steady is None
+    assert vc(8, prediction, truth, vspw=True).steady == 50.0
+    assert vc(8, prediction, truth).steady == 100.0
 
 
 def test_a_clip_that_is_too_short_has_no_value() -> None:

@@ -57,7 +57,7 @@ from training.measure.quality import Quality
 from training.measure.report import PICTURES, Result, WorstFrames, print_tables, write_pictures
 from training.measure.rows import ROWS, Networks, Row, labelled, require_numbers, row_name, same_network
 from training.measure.sliding import Slide
-from training.measure.temporal import MotionTracker
+from training.measure.temporal import MotionTracker, add_vc_rule
 
 LONGEST_STEP = 0.1
 WORST_FRAMES = 6
@@ -347,7 +347,7 @@ def run(options: argparse.Namespace) -> None:
         _note_whole(slide, rows, sizes)
     # Of the first frame's size; images of one split seldom differ.
     costs = [_cost(row, next(iter(sizes)), slide) for row in rows]
-    tallies = [Tally(row, len(spec.labels), device, Quality(len(spec.labels))) for row in rows]
+    tallies = [Tally(row, len(spec.labels), device, Quality(len(spec.labels), options.vc_rule)) for row in rows]
     # The first row of the checkpoint given last: its centred one where there are two.
     main_row = next(place for place, row in enumerate(rows) if row.model is rows[-1].model)
     worst = WorstFrames(WORST_FRAMES, spec.frame_rate)
@@ -365,6 +365,7 @@ def run(options: argparse.Namespace) -> None:
             **({"sequences": options.sequences} if options.sequences else {}),
             "frames": len(frames),
             "neighbors": dataclasses.asdict(beside),
+            "vc_rule": options.vc_rule,
             "slide": None if slide is None else dataclasses.asdict(slide),
             "rows": {row.name: its for row, its in zip(rows, figures, strict=True)},
         }
@@ -446,6 +447,7 @@ def options_parser() -> argparse.ArgumentParser:
         "(default: 0, as the checkpoint was trained)",
     )
     add_used_bits(parser, "the data set's")
+    add_vc_rule(parser)
     parser.add_argument("--json", type=user_path, help="write the figures to this file, percentages")
     parser.add_argument("--pictures", type=user_path, help=f"write {', '.join(PICTURES)} into this folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

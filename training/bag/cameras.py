@@ -9,7 +9,7 @@ from pathlib import Path
 from stmem_ros.bag.io.reader import Bag, BagError
 from stmem_ros.labels import LabelSet
 from training.bag.settings import EvaluationError, EvaluationSettings
-from training.bag.truth import files_by_stamp
+from training.bag.truth import files_by_stamp, require_nanoseconds
 from training.data.dataset import DatasetError
 from training.data.label_info import COMPRESSED, beside, read_label_info
 from training.data.pairing import require_pairs
@@ -97,6 +97,7 @@ def match(bag: Bag, cameras: list[Camera], settings: EvaluationSettings) -> coll
             wanted = set(camera.mates[topic].values())
             awaited.update((topic, stamp) for stamp in stamps[topic] if stamp in wanted)
         if files:
+            require_nanoseconds(settings.truth_folder, files, images)
             mates = _mates(bag, settings, camera, images, f"in {settings.truth_folder}", list(files), False)
             camera.files = {image: files[stamp] for image, stamp in mates.items()}
     return awaited

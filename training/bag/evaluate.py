@@ -38,6 +38,7 @@ from training.bag.settings import EvaluationError, EvaluationSettings
 from training.bag.summary import document, print_summary, problems
 from training.data.dataset import DatasetError
 from training.data.label_info import LabelInfo, first_label_info
+from training.measure.temporal import add_vc_rule
 
 INCOMPLETE = 3
 # Of all bags together, for each network; a bag has at least one of either kind.
@@ -88,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.001,
         help="that the stamps of a frame and of its label image may differ (default: %(default)s)",
     )
+    add_vc_rule(truth)
     network = parser.add_argument_group("networks")
     network.add_argument(
         "--checkpoint",
@@ -196,6 +198,7 @@ def settings_of(options: argparse.Namespace, bags: Sequence[Path]) -> Evaluation
         max_gap=options.max_gap,
         used_bits=options.used_bits,
         tolerance=options.tolerance,
+        vc_rule=options.vc_rule,
         shots=max(SHOTS // len(bags), 1),
         worst=max(WORST // len(bags), 1),
     )

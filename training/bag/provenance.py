@@ -18,24 +18,24 @@ from stmem_ros.streaming.device import resolve_device, resolve_precision
 from training.bag.evaluator import info_of
 from training.bag.settings import EvaluationSettings
 from training.data.dataset_spec import DATASETS
+from training.measure.temporal import VC_RULES
 
 # Those of the command line that are no list.
 OPTIONS = (
-    *(
-        "truth_folder",
-        "dataset",
-        "window",
-        "short_side",
-        "max_gap",
-        "device",
-        "precision",
-        "threads",
-        "used_bits",
-        "tolerance",
-    ),
+    "truth_folder",
+    "dataset",
+    "window",
+    "short_side",
+    "max_gap",
+    "device",
+    "precision",
+    "threads",
+    "used_bits",
+    "tolerance",
+    "vc_rule",
 )
 # What figures depend on that a default may have decided.
-SHOWN = ("window", "short side", "precision", "device", "threads", "max gap", "used bits", "tolerance")
+SHOWN = ("window", "short side", "precision", "device", "threads", "max gap", "used bits", "tolerance", "VC_n counts")
 
 
 def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
@@ -49,6 +49,7 @@ def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
     if settings.has_truth:
         facts["ground truth"] = ", ".join(settings.truth_topics) or str(settings.truth_folder)
         own = f"class ids of {settings.classes_from}"
+        facts["VC_n counts"] = VC_RULES[settings.vc_rule]
         facts["its values"] = own if settings.dataset is None else f"data set {settings.dataset}"
     if settings.has_truth or settings.labels_topics:
         facts["tolerance"] = f"{settings.tolerance:g} s between a frame's stamp and its label image's"

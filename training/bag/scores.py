@@ -23,7 +23,7 @@ class SequenceScores:
 
     def __init__(self, labels: LabelSet, frames: int, settings: EvaluationSettings) -> None:
         self._classes = len(labels)
-        self._quality = Quality(self._classes)
+        self._quality = Quality(self._classes, settings.vc_rule)
         self._before: NDArray[np.uint8] | None = None
         self._blocks: dict[int, Sums] = {}
         self._first_ns = 0

@@ -36,6 +36,7 @@ class EvaluationSettings:
         threads: CPU threads of a network; 0 is PyTorch's choice
         used_bits: those of 16-bit images, 0 for all (`UsedBits`)
         tolerance: seconds that stamps may differ by which label images are matched with frames
+        vc_rule: one of VC_RULES
         shots, worst: how many pictures of a sequence are kept for the report, evenly and of the worst
     """
 
@@ -55,6 +56,7 @@ class EvaluationSettings:
     max_gap: float = 1.0
     used_bits: int = 0
     tolerance: float = 0.001
+    vc_rule: str = "all"
     shots: int = 120
     worst: int = 12
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ from training.data.label_images import LabelCoding, UnknownLabels, read_label_im
 from training.data.label_messages import LabelReader
 
 CONFIDENCE_ENCODINGS = ("mono8", "8UC1")
+# Also as the demo names its labels: the place among them, then the stamp.
+NAME = re.compile(r"(?:\d+_)?(?P<ns>\d{10,})|(?P<short>\d+)|(?P<seconds>\d+)\.(?P<fraction>\d{9})", re.ASCII)
+SECOND = 10**9
+# In nanoseconds.
+UNITS = {"seconds": SECOND, "milliseconds": 10**6, "microseconds": 10**3}
 NAMES = "1700000000066666667.png (nanoseconds) or 1700000000.066666667.png (seconds, then nine digits of nanoseconds)"
 
 Labels = NDArray[np.uint8]
@@ -83,7 +89,8 @@ def files_by_stamp(folder: Path, bag: str) -> dict[int, Path]:
     """The label images in `folder/bag` (also without the suffix of a bag that is a file), or else in `folder`, by stamp
     in nanoseconds. Raises DatasetError.
     """
-    folder = next((own for own in (folder / bag, folder / Path(bag).stem) if own.is_dir()), folder)
+    own = next((own for own in (folder / bag, folder / Path(bag).stem) if own.is_dir()), None)
+    folder = own or folder
     try:
         files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
@@ -92,14 +99,35 @@ def files_by_stamp(folder: Path, bag: str) -> dict[int, Path]:
     if not labels:
         jpegs = [path.name for path in files if path.suffix.lower() in JPEG_SUFFIXES]
         hint = f"; {jpegs[0]} is a JPEG, which alters labels" if jpegs else ""
+        if own is None and any(path.is_dir() for path in files):
+            hint += f", and no folder {bag} of this bag's"
         raise DatasetError(f"--truth {folder} holds no label image ({', '.join(LABEL_SUFFIXES)}){hint}")
+    names = {path: NAME.fullmatch(path.stem) for path in labels}
+    odd = [path for path, name in names.items() if name is None]
+    if odd:
+        more = f" and {len(odd) - 1} more of {len(labels)}"
+        what = f"{more} are not named by their" if len(odd) > 1 else " is not named by its"
+        raise DatasetError(
+            f"{odd[0]}{what} stamp: label images must be called like {NAMES}; rename them, and "
+            "put what is no label image elsewhere"
+        )
     found: dict[int, Path] = {}
-    for path in labels:
-        name = re.fullmatch(r"(\d+)|(\d+)\.(\d{9})", path.stem, re.ASCII)
-        if name is None:
-            raise DatasetError(f"{path} is not named by its stamp: it must be called like {NAMES}")
-        stamp = int(name[1] or name[2] + name[3])
+    for path, name in names.items():
+        assert name is not None
+        stamp = int(name["ns"] or name["short"] or name["seconds"] + name["fraction"])
         if stamp in found:
             raise DatasetError(f"{found[stamp]} and {path} have the same stamp: remove one")
         found[stamp] = path
     return found
+
+
+def require_nanoseconds(folder: Path, stamps: Collection[int], images: Collection[int]) -> None:
+    """Raises DatasetError where `stamps`, the names of files, are those of images in another unit."""
+    if not set(stamps).isdisjoint(images):
+        return
+    for unit, factor in UNITS.items():
+        if all(min(images) - SECOND <= factor * stamp <= max(images) + SECOND for stamp in stamps):
+            raise DatasetError(
+                f"the label images in {folder} are named in {unit}, such as {min(stamps)}: name them by the whole "
+                f"stamp, {NAMES}"
+            )

@@ -115,13 +115,16 @@ QUALITY_NAMES = {
 
 
 class Quality:
-    """All of these over a split, frame by frame; the last five only where frames follow each other as a video's do."""
+    """All of these over a split, frame by frame; the last five only where frames follow each other as a video's do.
 
-    def __init__(self, classes: int) -> None:
+    `vc_rule` is one of VC_RULES.
+    """
+
+    def __init__(self, classes: int, vc_rule: str = "all") -> None:
         self._boundary = BoundaryF(classes)
         self._calibration = Calibration()
         self._flow = FlowConsistency()
-        self._consistency = {length: VideoConsistency(length) for length in (8, 16)}
+        self._consistency = {length: VideoConsistency(length, vc_rule == "vspw") for length in (8, 16)}
         self._shares = {
             "boundary_f": self._boundary.share,
             "flow_consistency": self._flow.share,

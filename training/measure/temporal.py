@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
 
@@ -15,6 +16,19 @@ from training.measure.share import Share
 
 Labels = NDArray[np.uint8]
 
+# Which windows and pixels VC_n counts, and what that means.
+VC_RULES = {
+    "all": "every window of n frames, and no pixel whose true label is void",
+    "vspw": "as VSPW's published script VC_perclip.py: without a sequence's last window, so that one of n frames has "
+    "none, and void as one more class",
+}
+
+
+def add_vc_rule(parser: argparse._ActionsContainer) -> None:
+    """The option `--vc-rule`."""
+    texts = "; ".join(f"{name}: {text}" for name, text in VC_RULES.items())
+    parser.add_argument("--vc-rule", default="all", choices=VC_RULES, help=f"how VC_n counts. {texts} (default: all)")
+
 
 @dataclasses.dataclass
 class VideoConsistency:
@@ -24,21 +38,34 @@ class VideoConsistency:
     those whose prediction is. VC_n = mean over i of |G_i & P_i| / |G_i|; `correct` asks besides that the prediction
     is that class. Void pixels are in no G_i; a window with an empty G_i does not count. Feed frames in order; `cut`
     starts another sequence. `shares` are the sums of both means over the windows that have ended.
+
+    With `vspw` as the script that was published with VSPW counts (VC_perclip.py): a sequence's last window is left
+    out, so one of n frames has none, and void is one more class, in G_i where it stays.
     """
 
     length: int
+    vspw: bool = False
     _truth: collections.deque[Labels] = dataclasses.field(default_factory=collections.deque)
     _prediction: collections.deque[Labels] = dataclasses.field(default_factory=collections.deque)
     shares: tuple[Share, Share] = dataclasses.field(default_factory=lambda: (Share(), Share()))
 
     def update(self, prediction: Labels, truth: Labels) -> None:
         """The next frame's labels, both `(H, W)`."""
+        if self.vspw:
+            self._count()
         self._truth.append(truth)
         self._prediction.append(prediction)
+        if not self.vspw:
+            self._count()
+
+    def _count(self) -> None:
+        """Count the window if it is full, and let its first frame go."""
         if len(self._truth) < self.length:
             return
         first = self._truth[0]
-        same_truth = np.logical_and.reduce([other == first for other in self._truth]) & (first != IGNORE_INDEX)
+        same_truth = np.logical_and.reduce([other == first for other in self._truth])
+        if not self.vspw:
+            same_truth &= first != IGNORE_INDEX
         same_prediction = np.logical_and.reduce([other == self._prediction[0] for other in self._prediction])
         pixels = same_truth.sum()
         if pixels:
