@@ -83,7 +83,7 @@ def decode_image(message: Any, used_bits: UsedBits = FULL) -> NDArray[np.uint8]:
     The first of those takes as long as it takes to see whether cv_bridge works (`bridge_failure`).
     """
     height, width = message.height, message.width
-    _check_size(height, width)
+    check_size(height, width)
     encoding = message.encoding
     if encoding in _EIGHT_BIT:
         channels, conversion = _EIGHT_BIT[encoding]
@@ -128,7 +128,7 @@ def check_compressed(data: bytes, what: str) -> Header:
     except HeaderError as error:
         raise ImageError("data", f"{what} are no image that OpenCV can read: this {error}") from error
     height, width = header.height, header.width
-    _check_size(height, width)
+    check_size(height, width)
     if height * width > LARGEST_PIXELS:
         raise ImageError("size", f"{what} claim to be {width}x{height}; at most {LARGEST_PIXELS} pixels are read")
     if header.scans > MOST_SCANS:
@@ -160,7 +160,7 @@ def decode_encoded(data: NDArray[np.uint8], used_bits: UsedBits = FULL) -> NDArr
     camera has. For the user's own files: what they claim is not bounded.
     """
     image = decode_file(data, used_bits)
-    _check_size(*image.shape[:2])
+    check_size(*image.shape[:2])
     return image
 
 
@@ -224,7 +224,8 @@ def _quoted(text: str) -> str:
     return repr(text) if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]!r}..."
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Raises ImageError for a size that no camera has."""
     if height == 0 or width == 0:
         raise ImageError("size", f"the image is {width}x{height}: it has no pixels")
     if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_ASPECT * min(height, width):

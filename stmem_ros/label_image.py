@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stmem_ros.decode import check_compressed, decode_image, rows, unturned, upright
+from stmem_ros.decode import check_compressed, check_size, decode_image, rows, unturned, upright
 from stmem_ros.image_header import (
     JPEG_START,
     PNG_SIGNATURE,
@@ -30,7 +30,7 @@ from stmem_ros.tiff_tags import TiffTags
 
 LOSSY = "which alters labels: give them as PNG, made from what they were before that; they cannot be mended"
 READ = "PNG, BMP, TIFF and lossless WebP"
-ID_ENCODINGS = {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}
+ID_ENCODINGS = {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16, "32SC1": np.int32}
 COLOR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4")
 
 _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _TILE_WIDTH = 256, 258, 259, 262, 320, 322
@@ -101,9 +101,8 @@ def decode_label_message(message: Any) -> LabelImage:
     if message.encoding not in ID_ENCODINGS:
         known = ", ".join((*ID_ENCODINGS, *COLOR_ENCODINGS))
         raise LabelFormatError(f"has encoding {message.encoding!r}; label images may have {known}")
-    # For its size, too.
-    decode_image(message)
-    return LabelImage(rows(message, np.dtype(ID_ENCODINGS[message.encoding]), 1))
+    check_size(message.height, message.width)
+    return LabelImage(_as_ids(rows(message, np.dtype(ID_ENCODINGS[message.encoding]), 1)))
 
 
 def _decode(data: bytes) -> LabelImage:
@@ -194,6 +193,17 @@ def _tiff(data: bytes) -> LabelImage:
     return LabelImage(np.ascontiguousarray(numbers.reshape(-1, -(-width * bits // 8) * 8 // bits)[:, :width]), palette)
 
 
+def _as_ids(pixels: NDArray[Any]) -> NDArray[Any]:
+    """uint8 or uint16, if the values fit. Raises LabelFormatError."""
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    if not np.issubdtype(pixels.dtype, np.integer):
+        raise LabelFormatError(f"has values of type {pixels.dtype}; label ids are whole numbers 0 to 65535")
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise LabelFormatError(f"has values from {pixels.min()} to {pixels.max()}; label ids are 0 to 65535")
+    return pixels.astype(np.uint16)
+
+
 def _from_opencv(data: bytes, bits: int, palette: NDArray[np.uint8] | None = None) -> LabelImage:
     """`bits` of a number as stored, which OpenCV stretches to 8."""
     try:
@@ -202,10 +212,7 @@ def _from_opencv(data: bytes, bits: int, palette: NDArray[np.uint8] | None = Non
         image = None
     if image is None or not image.size:
         raise LabelFormatError("is damaged or no image")
-    if image.dtype not in (np.uint8, np.uint16):
-        if not np.issubdtype(image.dtype, np.integer) or image.min() < 0 or image.max() > 65535:
-            raise LabelFormatError(f"has values of type {image.dtype}; label ids are whole numbers 0 to 65535")
-        image = image.astype(np.uint16)
+    image = _as_ids(image)
     if image.ndim == 3:
         return LabelImage(np.ascontiguousarray(image[..., 2::-1]))
     if bits < 8:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -30,16 +32,19 @@ class UsedBits:
     ) -> None:
         self.bits = bits
         self._warn, self._setting = warn, setting
-        # The value of `bits` that we have warned of.
+        # The value of `bits` that we have warned of. Images may be read by several threads.
         self._warned: int | None = None
+        self._lock = threading.Lock()
 
     def to_eight(self, pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
         """The upper 8 of the used bits. What is above the used bits becomes white."""
         bits = self.bits or ALL_BITS
         if self._warn is not None and self._warned != self.bits and self.bits != ALL_BITS:
             line = self._misfit(int(pixels.max()))
-            if line:
-                self._warned = self.bits
+            with self._lock:
+                first = bool(line) and self._warned != self.bits
+                self._warned = self.bits if first else self._warned
+            if first:
                 self._warn(line)
         if bits == ALL_BITS:
             return (pixels >> 8).astype(np.uint8)
@@ -67,3 +72,10 @@ class UsedBits:
 
 # For images that are known to fill their bits.
 FULL = UsedBits(ALL_BITS)
+
+
+def add_used_bits(group: argparse._ActionsContainer, default: str = str(UNKNOWN)) -> None:
+    """`--used-bits`, for commands that read images; `default` is what UNKNOWN means there."""
+    bits = range(ALL_BITS + 1)
+    text = f"{MEANING} (default: {default})"
+    group.add_argument("--used-bits", metavar="BITS", type=int, choices=bits, default=UNKNOWN, help=text)

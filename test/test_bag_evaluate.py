@@ -206,6 +206,17 @@ def test_used_bits_of_16_bit_images(run: Callable[..., tuple[dict, str]], tmp_pa
     assert f"{CAMERA}: 16-bit images with no pixel above 4095 of 65535" in error and "set --used-bits to 12" in error
 
 
+def test_a_truth_of_masks_is_told_of(run: Callable[..., tuple[dict, str]], tmp_path: Path) -> None:
+    messages = []
+    for number in range(3):
+        mask = np.where(scene(number) == 0, 0, 255).astype(np.uint8)
+        messages += [(CAMERA, stamp_of(number), raw(picture(scene(number)))), (TRUTH, stamp_of(number), raw(mask))]
+    _, error = run(0, write_bag(tmp_path / "drive", messages), "--truth-topic", TRUTH)
+    assert (
+        f"the ground truth of {CAMERA} has class 0 and void alone: if its label images are masks of 0 and 255" in error
+    )
+
+
 class TestFigures:
     def test_are_those_of_the_same_frames_in_a_folder(
         self, run: Callable[..., tuple[dict, str]], save: Callable[..., Path], tmp_path: Path

@@ -114,6 +114,15 @@ def test_a_split_that_is_missing_or_empty(check: Callable[..., str], root: Path)
     assert "2 problems" in printed
 
 
+def test_masks_whose_255_is_void_are_told_of(check: Callable[..., str], root: Path) -> None:
+    for path in (root / "valannot").iterdir():
+        cv2.imwrite(str(path), np.where(cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == 1, 255, 0).astype(np.uint8))
+    assert "has label id 255, neither a class nor void: it is a mask of 0 and 255" in check(1, "--splits", "val")
+    yaml_file = next(root.glob("*.yaml"))
+    yaml_file.write_text(yaml_file.read_text().replace("void_ids: [9]", "void_ids: [9, 255]"))
+    assert "255 is a class that void_ids makes void: give the classes label_ids" in check(1, "--splits", "val")
+
+
 def test_classes_that_never_appear(check: Callable[..., str], root: Path) -> None:
     for path in (root / "valannot").iterdir():
         cv2.imwrite(str(path), np.zeros((96, 128), np.uint8))

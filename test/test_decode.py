@@ -137,7 +137,8 @@ PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 
 
 def compressed(pixels: np.ndarray, ending: str, format_: str) -> CompressedImage:
-    data = array.array("B", cv2.imencode(ending, pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes())
+    options = [cv2.IMWRITE_JPEG_QUALITY, 100] if ending == ".jpg" else []
+    data = array.array("B", cv2.imencode(ending, pixels, options)[1].tobytes())
     return CompressedImage(format=format_, data=data)
 
 

@@ -271,6 +271,7 @@ class TestChoice:
 KINDS = {
     "mono16": lambda ids: raw(ids.astype(np.uint16), "mono16"),
     "mono16, big-endian": lambda ids: raw(ids.astype(">u2"), "mono16") | {"is_bigendian": 1},
+    "32SC1": lambda ids: raw(ids.astype(np.int32), "32SC1"),
     "three channels": lambda ids: raw(np.dstack([ids] * 3), "rgb8"),
     "png of 16 bits": lambda ids: png(ids.astype(np.uint16)),
     "png of 4 bits": lambda ids: pillow_png(PillowImage.fromarray(ids, "P"), [0, 17, 0] * 16, bits=4),

@@ -188,7 +188,10 @@ def test_tiffs_of_pillow(mode: str, compression: str | None) -> None:
         (saved(Image.fromarray(numbers(256, 3)), "WEBP"), "is a lossy WebP, which alters labels"),
         (saved(Image.fromarray(numbers(256, 3)), "TIFF", compression="jpeg"), "is a TIFF compressed in a way"),
         (saved(Image.fromarray(numbers().astype(np.float32)), "TIFF"), "has values of type float32"),
-        (saved(Image.fromarray(-numbers().astype(np.int32)), "TIFF"), "has values of type int32"),
+        (
+            saved(Image.fromarray(-numbers().astype(np.int32)), "TIFF"),
+            "has values from -255 to 0; label ids",
+        ),
         (saved(Image.fromarray(numbers()), "GIF"), "is damaged or no image: label images are read as PNG, BMP, TIFF"),
         (b"hello", "is damaged or no image"),
         (b"", "is damaged or no image"),

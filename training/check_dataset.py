@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import user_path, whole_file
+from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.program import called
 from training.console import plain_console
 from training.data.dataset import (
@@ -85,6 +86,11 @@ def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
             for index, (name, count) in enumerate(zip(spec.labels.names, pixels, strict=True))
             if found.frames and not count
         ]
+    if np.flatnonzero(pixels).tolist() == [0] and missing and spec.coding.classes.get(255) == IGNORE_INDEX:
+        missing.append(
+            "if the label images are masks of 0 and 255, 255 is a class that void_ids makes void: give the classes "
+            "label_ids: [0] and label_ids: [255], and take 255 out of void_ids"
+        )
     return SplitReport(
         split=found,
         sizes=collections.Counter(report.size for report in reports if report.size is not None),

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stmem_ros.bag.options import add_used_bits
 from stmem_ros.checkpoint import (
     DEFAULT_CHECKPOINT,
     CheckpointError,
@@ -37,6 +36,7 @@ from stmem_ros.network.segmenter import upsample
 from stmem_ros.preprocess import SMALLEST_SIDE, network_size
 from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError, resolve_device
+from stmem_ros.used_bits import add_used_bits
 from training.baselines import BASELINES, MissingLibraryError
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (

@@ -20,7 +20,6 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stmem_ros.bag.options import add_used_bits
 from stmem_ros.command import exit_status
 from stmem_ros.decode import ImageError, decode_message
 from stmem_ros.encode import write_image
@@ -28,7 +27,7 @@ from stmem_ros.files import user_path, whole_file
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.program import called
 from stmem_ros.sources import BagSource, SourceError
-from stmem_ros.used_bits import UsedBits
+from stmem_ros.used_bits import UsedBits, add_used_bits
 from training.data.dataset import DatasetError, load_spec, require_classes, require_one_size
 from training.data.label_info import read_label_info
 from training.data.label_messages import LabelReader

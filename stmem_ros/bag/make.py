@@ -24,7 +24,6 @@ from stmem_ros.bag.io.errors import BagError, why
 from stmem_ros.bag.io.reader import COMPRESSED_IMAGE, IMAGE
 from stmem_ros.bag.io.writer import BagWriter
 from stmem_ros.bag.messages import CAMERA_INFO, MessageMaker, Stamp
-from stmem_ros.bag.options import add_used_bits
 from stmem_ros.decode import ImageError, check_compressed, decode_encoded
 from stmem_ros.encode import EncodeError, encode_image
 from stmem_ros.files import user_path
@@ -32,7 +31,7 @@ from stmem_ros.image_header import Header
 from stmem_ros.label_image import LabelFormatError, decode_label_file
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.sources import DEFAULT_RATE, IMAGE_SUFFIXES, SourceError, image_files
-from stmem_ros.used_bits import UsedBits
+from stmem_ros.used_bits import UsedBits, add_used_bits
 
 JPEG_QUALITY = 95
 TOPIC = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stmem_ros.streaming.device import PRECISIONS
-from stmem_ros.used_bits import ALL_BITS, MEANING, UNKNOWN
+from stmem_ros.used_bits import add_used_bits
 
 
 def add_stream_arguments(group: argparse._ArgumentGroup) -> None:
@@ -49,10 +49,3 @@ def add_stream_arguments(group: argparse._ArgumentGroup) -> None:
         help="CPU threads of the network; 0 is PyTorch's choice (default)",
     )
     add_used_bits(group)
-
-
-def add_used_bits(group: argparse._ActionsContainer, default: str = str(UNKNOWN)) -> None:
-    """`--used-bits`, for commands that read images; `default` is what UNKNOWN means there."""
-    bits = range(ALL_BITS + 1)
-    text = f"{MEANING} (default: {default})"
-    group.add_argument("--used-bits", metavar="BITS", type=int, choices=bits, default=UNKNOWN, help=text)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -134,6 +135,11 @@ class _Sequence:
         if self._scores.expects_truth and not any(block.sums.confusion.any() for block in blocks):
             truth = camera.truth or "the label images"
             raise EvaluationError(f"{bag.path}: no pixel of {camera.topic} has a ground truth: all of {truth} is void")
+        if {int(label) for block in blocks for label in np.flatnonzero(block.sums.confusion.sum(1))} == {0}:
+            notes.append(
+                f"the ground truth of {camera.topic} has class 0 and void alone: if its label images are masks of 0 "
+                "and 255, give --dataset a YAML file whose classes have label_ids: [0] and label_ids: [255]"
+            )
         return SequenceResult(
             bag.name,
             camera.topic,

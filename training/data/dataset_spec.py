@@ -82,6 +82,10 @@ class DatasetSpec:
     frame_rate: float | None = None
     used_bits: int = UNKNOWN
 
+    def __post_init__(self) -> None:
+        # Here, by one thread: several would make several, and each would warn.
+        _used_bits_of(self.name, self.used_bits)
+
     def read_image(self, path: Path) -> NDArray[np.uint8]:
         """`(H, W, 3)` RGB of one of its images, upright. Raises DatasetError where the file cannot be read."""
         return read_image(path, _used_bits_of(self.name, self.used_bits))
