@@ -22,13 +22,11 @@ from stmem_ros.checkpoint import CheckpointInfo, Normalization, save_checkpoint
 from stmem_ros.labels import IGNORE_INDEX, LabelSet
 from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter
 from training import evaluate
-from training.data import dataset
 from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     class_pixels,
-    fingerprint,
     list_frames,
     list_images,
     load_spec,
@@ -842,38 +840,6 @@ def test_pixels_are_counted_by_frame_and_class_without_void(spec: DatasetSpec, t
     assert pixels.shape == (3, 3)
     assert (pixels.sum(1) == 95 * 128).all()
     assert (pixels[:, 2] == 30 * 28).all()
-
-
-def test_a_fingerprint_changes_with_any_file(spec: DatasetSpec, tmp_path: Path) -> None:
-    frames = list_frames(spec, tmp_path, "train")
-    before = fingerprint(frames)
-    assert before == fingerprint(list_frames(spec, tmp_path, "train"))
-    assert (before["frames"], before["sequences"]) == (3, ["drive"])
-    frames[2].labels.write_bytes(frames[1].labels.read_bytes())
-    assert fingerprint(frames)["sha256"] != before["sha256"]
-
-
-def test_of_large_images_a_fingerprint_takes_size_and_ends(
-    spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A PNG ends with a checksum of its pixels: one pixel of another value shows, wherever it lies."""
-    frames = list_frames(spec, tmp_path, "train")
-    whole = fingerprint(frames)["sha256"]
-    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
-    write_image(frames[1].image, noise)
-    monkeypatch.setattr(dataset, "HASHED_WHOLE", 1000)
-    monkeypatch.setattr(dataset, "HASHED_END", 400)
-    before = fingerprint(frames)["sha256"]
-    assert before != whole
-    size = frames[1].image.stat().st_size
-    noise[48, 64] ^= 1
-    write_image(frames[1].image, noise)
-    data = frames[1].image.read_bytes()
-    assert fingerprint(frames)["sha256"] != before
-    # What is not read is not known: that is the price.
-    changed = fingerprint(frames)["sha256"]
-    frames[1].image.write_bytes(data[: size // 2] + bytes([data[size // 2] ^ 1]) + data[size // 2 + 1 :])
-    assert fingerprint(frames)["sha256"] == changed
 
 
 def test_several_void_ids(spec: DatasetSpec, tmp_path: Path) -> None:

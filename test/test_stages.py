@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from small_run import EPOCHS, assert_same, save_base, small_settings, train, weights
 from torch import Tensor
 
 from stmem_ros import files
-from stmem_ros.checkpoint import CheckpointInfo, Normalization, load_checkpoint, load_rows, save_checkpoint
+from stmem_ros.checkpoint import load_checkpoint, load_rows, save_checkpoint
 from stmem_ros.network import SegmenterConfig, STFConfig, build_segmenter
 from stmem_ros.network.mar import MAR
 from stmem_ros.preprocess import resize
@@ -35,8 +36,6 @@ from training.data.dataset import list_frames, list_images, load_spec, read_fram
 from training.stages.feature_cache import FeatureCache
 from training.stages.temporal_stage import TemporalStage, TemporalStageConfig, jitter
 from training.train import main
-
-EPOCHS = 4
 
 pytestmark = pytest.mark.usefixtures("training_environment")
 
@@ -50,72 +49,9 @@ def data(make_shapes: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return make_shapes(tmp_path_factory.mktemp("data"), {"train": 8, "val": 3}, size=(64, 64), noise=20)
 
 
-def save_base(path: Path, base: str, data: Path) -> Path:
-    """A network of stage 1 whose classifier tells the shapes' colours apart."""
-    config = SegmenterConfig(base, classes=3)
-    torch.manual_seed(0)
-    model = build_segmenter(config)
-    if base == "pixels":
-        spec = load_spec(data)
-        mean, std = torch.tensor(model.base.mean), torch.tensor(model.base.std)
-        colors = (torch.tensor(spec.labels.palette).float() - mean) / std
-        with torch.no_grad():
-            model.classifier.linear.weight[:, :3, 0, 0] = 2 * colors
-            model.classifier.linear.bias.copy_(-colors.square().sum(1))
-    normalization = Normalization(model.base.mean, model.base.std)
-    info = CheckpointInfo(config, load_spec(data).labels, normalization, 64, {"stages": ["base"]})
-    save_checkpoint(path, model, info)
-    return path
-
-
 @pytest.fixture
 def settings(pixel_base: str, data: Path, tmp_path: Path) -> dict[str, Any]:
-    stage = {
-        "epochs": EPOCHS,
-        "batch_size": 4,
-        "validate_every": 2,
-        "workers": 0,
-        "rate": 0.1,
-        "ema_decay": 0.5,
-        "feature_noise": 0.05,
-    }
-    return {
-        "run": str(tmp_path / "run"),
-        "dataset": str(data),
-        "root": str(data.parent),
-        "start_from": str(save_base(tmp_path / "base.safetensors", pixel_base, data)),
-        "network": {
-            "base": pixel_base,
-            "classes": 3,
-            "stf": {"block": [4, 4], "positional_grid": [8, 8], "feedforward": 8},
-            "mar": {"memory_classes": 3, "hard_per_class": 2},
-        },
-        "short_side": 64,
-        "accelerator": "cpu",
-        "stf": stage,
-        "mar": stage,
-        "memory": {"confident_per_class": 3},
-        "augment": {"crop": [32, 32], "scale": [0.8, 1.2]},
-        "clips": {"variants": 2},
-    }
-
-
-def train(settings: dict[str, Any], *arguments: str) -> int:
-    run = Path(settings["run"])
-    run.parent.mkdir(parents=True, exist_ok=True)
-    path = run.parent / f"{run.name}.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return main([str(path), *arguments])
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    return load_checkpoint(path)[0].state_dict()
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-6, msg=name)
+    return small_settings(pixel_base, data, tmp_path)
 
 
 def losses(folder: Path) -> list[float]:

@@ -35,13 +35,13 @@ from training.data.dataset import (
     DatasetSpec,
     LabelledFrame,
     class_pixels,
-    fingerprint,
     list_frames,
     list_images,
     load_spec,
     read_frame,
     require_classes,
 )
+from training.data.fingerprint import Digests, of_frames
 from training.stages.memory import Memory, MemoryBankError, MemoryBuilder
 
 
@@ -129,7 +129,7 @@ def provenance(
         "checkpoint": str(options.checkpoint),
         "checkpoint_sha256": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest(),
         "dataset": spec.name,
-        "made_from": {"split": options.split, **fingerprint(frames)},
+        "made_from": {"split": options.split, **of_frames(frames, Digests()).summary()},
         "window": {
             "frames": model.window_frames,
             "query": middle if options.query is None else options.query,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import hashlib
 import re
@@ -23,9 +24,12 @@ from stmem_ros.network.segmenter import empty_segmenter
 from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.program import called
 from training.data.dataset import DatasetError, DatasetSpec, load_spec
+from training.stages.given_memory import load_memory
+from training.stages.memory import MemoryBankError
 from training.weights.backbone_file import save_backbone
 from training.weights.catalog import SOURCES, backbone_shapes, closest_base, recognise, without_prefix
 from training.weights.matching import Match, is_counter, match
+from training.weights.memory_files import is_memory
 from training.weights.parts import Part, read_state, unknown_source
 from training.weights.read import WeightsError
 from training.weights.rules import Shape, Source, State
@@ -45,6 +49,9 @@ def run(options: argparse.Namespace) -> None:
     """Raises WeightsError and the like, with one line, where nothing is written."""
     path, output = options.input, options.output
     asked = _check(options)
+    if is_memory(path):
+        _import_memory(options, asked or load_spec(CITYSCAPES))
+        return
     told = options.source or (TIMM if (options.base or "").startswith(PREFIX) else None)
     part = read_state(path, options.prefix, recognised=told is None)
     name = told or recognise(part.state)
@@ -105,6 +112,29 @@ def _check(options: argparse.Namespace) -> DatasetSpec | None:
     if options.short_side is not None and options.short_side < SMALLEST_SIDE:
         raise WeightsError(f"--short-side is {options.short_side}; it must be at least {SMALLEST_SIDE} pixels")
     return None if options.dataset is None else load_spec(options.dataset)
+
+
+def _import_memory(options: argparse.Namespace, spec: DatasetSpec) -> None:
+    """Raises WeightsError, and MemoryBankError if it cannot be written."""
+    of_networks = ("base", "source", "prefix", "short_side", "partial")
+    given = [f"--{name.replace('_', '-')}" for name in of_networks if getattr(options, name)]
+    if given:
+        raise WeightsError(f"{', '.join(given)}: {options.input} is a memory, which has no use for it: leave that out")
+    memory = load_memory(options.input, spec.labels)
+    classes, keys, channels = memory.keys.shape
+    print(
+        f"{options.input}: the memory of the authors' generate_memory, for MAR: {keys} keys and a prototype of each of "
+        f"{classes} classes ({spec.name}), features of {channels} channels"
+    )
+    if not options.dry_run:
+        about = {
+            "package": f"stmem_ros {stmem_ros.__version__}",
+            "date": datetime.date.today().isoformat(),
+            "dataset": spec.name,
+            "imported": str(options.input),
+        }
+        dataclasses.replace(memory, provenance=about).save(options.output)
+        print(f"wrote {options.output}")
 
 
 def _base(asked: str | None, name: str, state: State, source: Source) -> str:
@@ -250,12 +280,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=called("training.import_weights"),
         description="Recognise other people's weights and convert them: a segmentation network becomes a checkpoint "
-        "that the node runs, an ImageNet classifier a backbone's file for `python -m training.train --pretrained`. "
+        "that the node runs, an ImageNet classifier a backbone's file for `python -m training.train --pretrained`, the "
+        "authors' key.npy and value.npy a memory for `--memory.file`. "
         "Nothing in the file is run.",
         epilog="sources:\n" + "\n".join(known),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN", type=user_path, help="a .pth, .pt or .safetensors file")
+    parser.add_argument("input", metavar="IN", type=user_path, help="a .pth, .pt or .safetensors file, or key.npy")
     parser.add_argument("output", metavar="OUT", type=user_path, nargs="?", help="write this .safetensors file")
     parser.add_argument(
         "--base", metavar="NAME", help="the base network that it is, or whose backbone (default: what fits best)"
@@ -283,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--partial", action="store_true", help="take what fits; the rest is as in a new network")
     parser.add_argument("--dry-run", action="store_true", help="say what matches, and write nothing")
-    errors = (CheckpointError, DatasetError, WeightsError, ValueError)
+    errors = (CheckpointError, DatasetError, MemoryBankError, WeightsError, ValueError)
     return exit_status("import_weights", lambda: run(parser.parse_args(arguments)), errors, "nothing was written")
 
 

@@ -30,11 +30,11 @@ from training.data.clips import WindowConfig, Windows
 from training.data.dataset import (
     DatasetSpec,
     LabelledFrame,
-    fingerprint,
     list_frames,
     list_images,
     load_spec,
 )
+from training.data.fingerprint import Digests, of_evaluation
 from training.evaluate import ERRORS, EvaluationError, Tally, add_what_options, measure, rows_of, write_json
 from training.measure.cost import cost_of
 from training.measure.pareto import Point, draw_points, on_front, points_table
@@ -51,9 +51,13 @@ NO_GAP = 1e6
 class Kept:
     """The figures of points in files of a folder, by everything that they depend on: what is there is not measured."""
 
-    def __init__(self, folder: Path, spec: DatasetSpec, frames: list[LabelledFrame], device: torch.device) -> None:
-        self._folder = folder
-        self._about = [repr(spec), fingerprint(frames), str(device), dataclasses.asdict(WindowConfig())]
+    def __init__(
+        self, folder: Path, spec: DatasetSpec, frames: list[LabelledFrame], windows: Windows, device: torch.device
+    ) -> None:
+        self._folder, self._spec, self._frames, self._windows = folder, spec, frames, windows
+        self._about = [str(device), dataclasses.asdict(WindowConfig())]
+        self._digests = Digests()
+        self._data: dict[int, list[Any]] = {}
         self._hashes: dict[Path, str] = {}
 
     def file(self, row: Row) -> Path:
@@ -61,7 +65,10 @@ class Kept:
         assert row.checkpoint is not None
         if row.checkpoint not in self._hashes:
             self._hashes[row.checkpoint] = hashlib.sha256(row.checkpoint.read_bytes()).hexdigest()
-        about = [*self._about, self._hashes[row.checkpoint], row.kind, row.info.short_side]
+        length = row.window_frames
+        if length not in self._data:
+            self._data[length] = of_evaluation(self._spec, self._frames, self._windows, length, self._digests)
+        about = [*self._about, *self._data[length], self._hashes[row.checkpoint], row.kind, row.info.short_side]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
         return self._folder / f"{row.checkpoint.stem}-{row.kind}-{row.info.short_side}-{key}.json"
 
@@ -199,7 +206,7 @@ def run(options: argparse.Namespace) -> None:
     rows = at_short_sides(chosen_rows(options, spec), options.short_sides)
     frames = list_frames(spec, options.root, options.split)
     windows = Windows(list_images(spec, options.root, options.split), spec, WindowConfig())
-    kept = Kept(options.cache, spec, frames, device)
+    kept = Kept(options.cache, spec, frames, windows, device)
     if not options.latency_only:
         for side in sorted(set(options.short_sides)):
             these = [row for row in rows if row.info.short_side == side]

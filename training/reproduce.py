@@ -23,8 +23,8 @@ from training.paper.local import FINDERS, Local
 from training.paper.sweep import kl_kh
 from training.paper.table6 import table6
 from training.paper.tables import CITED, TABLE5_SYSTEM, TABLES
-from training.stages.harness import TrainingError
 from training.stages.memory import MemoryBankError
+from training.stages.stage_folder import TrainingError
 from training.weights.read import WeightsError
 
 ERRORS = (

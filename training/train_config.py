@@ -5,22 +5,29 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from stmem_ros.files import one_line
 from stmem_ros.network import SegmenterConfig
+from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.program import called
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import ClipConfig
 from training.data.clips import WindowConfig
 from training.data.text_files import read_yaml
+from training.ranges import COUNT, Range, check
 from training.stages.base_stage import BaseStageConfig
+from training.stages.outcome import STAGES
 from training.stages.temporal_stage import TemporalStageConfig
 
-STAGES = ("base", "stf", "memory", "mar")
+# What PyTorch's and NumPy's generators take.
+SEED = Range(0, 2**32 - 1, whole=True)
+SIDE = Range(SMALLEST_SIDE, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +37,18 @@ class MemoryConfig:
     Args:
         confident_per_class: K_H, the most confident features whose mean is a class's prototype
         allow_missing: go on where a class has too few correct features; it gets no memory
+        file: a memory to take instead of making one: a file of training.build_memory or training.import_weights, or
+            the folder of the authors' key.npy and value.npy
     """
 
     confident_per_class: int = 10
     allow_missing: bool = False
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, confident_per_class=COUNT)
+        if self.file is not None:
+            object.__setattr__(self, "file", os.path.expanduser(self.file))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +117,27 @@ class TrainConfig:
             if given is not None:
                 # As a shell would, which sees neither the YAML file nor what follows a "=".
                 object.__setattr__(self, name, os.path.expanduser(given))
+        check(self, seed=SEED, short_side=SIDE, devices=COUNT, nodes=COUNT)
+        if self.max_steps != -1 and self.max_steps not in COUNT:
+            raise ValueError(f"max_steps is {self.max_steps}; it must be -1 (never) or a number of steps above 0")
+
+
+# What a person calls the types that the parser asks for.
+KINDS = {
+    "int": "a whole number",
+    "float": "a finite number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "a list, such as [A, B] or [A]",
+}
+# The settings that check themselves, by their place in a run's settings.
+PARTS: dict[str, Callable[..., object]] = {
+    "base": BaseStageConfig,
+    "stf": TemporalStageConfig,
+    "memory": MemoryConfig,
+    "mar": TemporalStageConfig,
+    "augment": AugmentConfig,
+}
 
 
 def settings_parser() -> ArgumentParser:
@@ -133,7 +169,36 @@ def check_settings_files(arguments: Sequence[str]) -> None:
             raise ValueError(f"{file} does not hold the settings of a run: {error}") from error
 
 
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """What `arguments` say to the parser of `settings_parser`. Raises ValueError that names setting, value and kind."""
+    parser.exit_on_error = False
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        wrong = re.match(r'Parser key "([^"]+)":\s+Expected a (.+?)\. Got value: (.+)', str(error), re.DOTALL)
+        kind = wrong and re.fullmatch(r"<class '(\w+)'>|typing\.Literal\[(.+)\]", wrong[2])
+        if wrong is None or kind is None or (kind[1] and kind[1] not in KINDS):
+            raise ValueError(f"{one_line(error)} (--help lists the settings)") from error
+        allowed = KINDS[kind[1]] if kind[1] else f"one of {kind[2]}"
+        raise ValueError(f"{wrong[1]} is {' '.join(wrong[3].split())}; it must be {allowed}") from error
+
+
 def instantiated(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
     """What the parser of `settings_parser` read, as settings. Raises ValueError where one is out of range."""
+    _check("network", lambda **fields: SegmenterConfig.from_dict(fields), parsed.network.as_dict())
+    for name, part in PARTS.items():
+        fields = parsed[name].as_dict()
+        augment = fields.pop("augment", None)
+        _check(name, part, fields)
+        if augment is not None:
+            _check(f"{name}.augment", AugmentConfig, augment)
     settings = parser.instantiate(parsed).as_dict()
     return TrainConfig(**{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)})
+
+
+def _check(name: str, part: Callable[..., object], fields: dict[str, Any]) -> None:
+    """Raises ValueError that begins with the place of the field among the settings."""
+    try:
+        part(**fields)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.preprocess import resize
+from training.ranges import ABOVE_ZERO, SHARE, Range, check
+
+# Pixels: less than the largest stride of a base network.
+CROP = Range(16, whole=True)
 
 Image = NDArray[np.uint8]
 
@@ -35,6 +39,14 @@ class AugmentConfig:
     blur: float = 0.15
     noise: float = 0.15
     mix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.crop) != 2 or not all(side in CROP for side in self.crop):
+            raise ValueError(f"crop is {list(self.crop)}; it must be a height and a width, each at least {CROP.low}")
+        low, high = self.scale if len(self.scale) == 2 else (0.0, 0.0)
+        if low not in ABOVE_ZERO or high not in ABOVE_ZERO or low > high:
+            raise ValueError(f"scale is {list(self.scale)}; it must be two numbers above 0, the lesser one first")
+        check(self, flip=SHARE, rare_crop=SHARE, color=SHARE, blur=SHARE, noise=SHARE, mix=SHARE)
 
 
 def resize_labelled(image: Image, labels: Image, short_side: int) -> tuple[Image, Image]:

@@ -18,6 +18,7 @@ from stmem_ros.preprocess import resize
 from training.data.augment import AugmentConfig, Image, crop_matrix, degraded, random_look, recolored, resize_labelled
 from training.data.clips import Windows
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
+from training.ranges import BELOW_ONE, COUNT_OR_NONE, SHARE, Range, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +53,11 @@ class ClipConfig:
     variants: int = 8
 
     def __post_init__(self) -> None:
-        for field in ("pseudo", "still", "causal", "occlusion", "degrade"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"clips.{field} is {getattr(self, field)}; it is a probability, 0 to 1")
+        check(self, "clips.", **dict.fromkeys(("pseudo", "still", "causal", "occlusion", "degrade", "flicker"), SHARE))
+        check(self, "clips.", shift=SHARE, zoom=BELOW_ONE, turn=Range(high=180), perspective=SHARE)
+        check(self, "clips.", variants=COUNT_OR_NONE)
         if self.pseudo + self.still > 1:
             raise ValueError(f"clips.pseudo + clips.still is {self.pseudo + self.still}; they share 1")
-        if self.variants < 0:
-            raise ValueError(f"clips.variants is {self.variants}; it is 0 or a number of variants")
 
 
 class Clip(NamedTuple):

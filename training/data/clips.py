@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training.data.dataset import DatasetSpec, LabelledFrame
+from training.ranges import COUNT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class WindowConfig:
     reach: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.offset < 1:
+        if self.offset not in COUNT:
             raise ValueError(f"window.offset is {self.offset}; neighbours are at least 1 frame number apart")
         if not self.reach > 0:
             raise ValueError(f"window.reach is {self.reach}; it must be above 0 seconds")

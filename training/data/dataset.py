@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +24,6 @@ __all__ = [
     "LabelledFrame",
     "Split",
     "class_pixels",
-    "fingerprint",
     "list_frames",
     "list_images",
     "load_spec",
@@ -40,8 +36,6 @@ __all__ = [
     "scan",
 ]
 
-# Bytes: images up to this size are hashed whole, of others this much at either end.
-HASHED_WHOLE, HASHED_END = 2**20, 2**16
 # So many sequences are named in an error.
 SHOWN_SEQUENCES = 10
 
@@ -266,28 +260,3 @@ def class_pixels(frames: list[LabelledFrame], spec: DatasetSpec) -> NDArray[np.i
     for row, frame in zip(counts, frames, strict=True):
         row += np.bincount(read_labels(frame.labels, spec).ravel(), minlength=256)[: len(spec.labels)]
     return counts
-
-
-def fingerprint(frames: list[LabelledFrame]) -> dict[str, Any]:
-    """What a training run saw: the number of frames, the sequences, and a hash over names and file contents.
-
-    Of an image above 1 MiB (Cityscapes has 7 GB of them) the hash takes the size and both ends: a PNG ends with a
-    checksum of all its pixels, so another picture shows there too. Label images are hashed whole.
-    """
-    digest = hashlib.sha256()
-    for frame in frames:
-        digest.update(os.fsencode(frame.image.name))
-        size = frame.image.stat().st_size
-        if size <= HASHED_WHOLE:
-            digest.update(frame.image.read_bytes())
-        else:
-            with frame.image.open("rb") as file:
-                digest.update(f"{size}".encode() + file.read(HASHED_END))
-                file.seek(-HASHED_END, os.SEEK_END)
-                digest.update(file.read())
-        digest.update(frame.labels.read_bytes())
-    return {
-        "frames": len(frames),
-        "sequences": sorted({frame.sequence for frame in frames}),
-        "sha256": digest.hexdigest(),
-    }

@@ -13,7 +13,9 @@ from typing import Any
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, CheckpointInfo, read_info
 from stmem_ros.files import one_line
 from training import evaluate
-from training.data.dataset import DatasetError, fingerprint, list_frames, load_spec
+from training.data.clips import WindowConfig, Windows
+from training.data.dataset import DatasetError, list_frames, list_images, load_spec
+from training.data.fingerprint import Digests, of_evaluation
 from training.paper.configuration import Configuration, find_configuration
 from training.paper.document import NotMeasured, Source
 from training.paper.tables import DatasetName, System
@@ -211,10 +213,15 @@ class Local:
         if baseline:
             arguments += ["--baseline", baseline]
         try:
-            seen = fingerprint(list_frames(load_spec(data.spec), data.root, data.split))
+            spec = load_spec(data.spec)
+            frames = list_frames(spec, data.root, data.split)
+            windows = Windows(list_images(spec, data.root, data.split), spec, WindowConfig())
+            # Baselines look at three frames, also where the network looks at one.
+            length = max(self.info(checkpoint).config.window_frames, 3)
+            seen = of_evaluation(spec, frames, windows, length, Digests())
         except DatasetError as error:
             raise NotMeasured(one_line(error)) from error
-        source = self.source(checkpoint, data, seen["frames"])
+        source = self.source(checkpoint, data, len(frames))
         text = json.dumps([arguments, seen]).encode() + checkpoint.read_bytes()
         key = hashlib.sha256(text).hexdigest()[:12]
         file = self.folder / f"{checkpoint.stem}-{Path(data.spec).stem}-{key}.json"

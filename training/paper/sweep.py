@@ -9,8 +9,6 @@ import itertools
 import shutil
 from pathlib import Path
 
-from jsonargparse import ArgumentError
-
 from stmem_ros.checkpoint import save_checkpoint
 from stmem_ros.command import require_writable
 from stmem_ros.files import one_line
@@ -23,9 +21,9 @@ from training.paper.configuration import Configuration, find_configuration
 from training.paper.document import Document, Line, NotMeasured
 from training.paper.local import Data, Local, dataset_name, settings_for
 from training.paper.tables import SWEEP_CONFIDENT, SWEEP_HARD
-from training.stages.harness import TrainingError
+from training.stages.stage_folder import TrainingError
 from training.train import Run
-from training.train_config import TrainConfig, instantiated, settings_parser
+from training.train_config import TrainConfig, instantiated, parse, settings_parser
 
 # Settings that are not the sweep's to change, and what says them.
 TAKEN = {
@@ -34,6 +32,7 @@ TAKEN = {
     "run": "--runs",
     "network.mar.hard_per_class": "--hard",
     "memory.confident_per_class": "--confident",
+    "memory.file": "the sweep itself",
 }
 
 
@@ -59,7 +58,7 @@ def kl_kh(options: argparse.Namespace, local: Local) -> Document:
     require_writable("--runs", folder, folder=True)
     before = _before(configuration, config, local)
     run = Run(config)
-    require_classes(local.info(before, configuration).labels, run.spec, str(before))
+    require_classes(local.info(before, configuration).labels, run.data.spec, str(before))
     lines = []
     for (hard, confident), sized in cells.items():
         name = f"K_L = {hard}, K_H = {confident}"
@@ -100,10 +99,9 @@ def _settings_and_data(
             raise NotMeasured(f"--set {setting}: --{dataset} FOLDER says that here")
         arguments.append(f"--{setting}")
     parser = settings_parser()
-    parser.exit_on_error = False
     try:
-        config = instantiated(parser, parser.parse_args([f"--config={configuration.file}", *arguments]))
-    except ArgumentError as error:
+        config = instantiated(parser, parse(parser, [f"--config={configuration.file}", *arguments]))
+    except ValueError as error:
         raise NotMeasured(
             f"{'--set ' + ' '.join(options.set) if options.set else configuration.file}: {one_line(error)}"
         ) from error

@@ -20,6 +20,7 @@ from stmem_ros.preprocess import resize
 from training.data.augment import AugmentConfig, Image, paste_classes, random_crop, resize_labelled
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
+from training.ranges import ABOVE_ZERO, NOT_NEGATIVE, check
 from training.stages.losses import SegmentationLoss
 from training.stages.optimizer import Group, configure
 from training.stages.stage_config import StageConfig
@@ -31,13 +32,17 @@ class BaseStageConfig(StageConfig):
 
     Args:
         head_rate: highest learning rate of what is new
-        backbone_rate: that of the backbone, which comes from ImageNet
+        backbone_rate: that of the backbone, which comes from ImageNet; 0 leaves its weights as they are
         auxiliary_weight: of the auxiliary head's cross-entropy
     """
 
     head_rate: float = 1.5e-3
     backbone_rate: float = 4e-4
     auxiliary_weight: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, head_rate=ABOVE_ZERO, backbone_rate=NOT_NEGATIVE, auxiliary_weight=NOT_NEGATIVE)
 
 
 class CropDataset(Dataset):

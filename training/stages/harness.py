@@ -1,33 +1,26 @@
-"""What every stage needs around Lightning: a folder that resumes, checkpoints that are whole, loud errors."""
+"""What every stage needs around Lightning: training that resumes, checkpoints that are whole, loud errors."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
-import pickle
 import signal
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
-from stmem_ros.files import whole_file
-
-
-class TrainingError(Exception):
-    """Training that cannot begin or go on: one line with the place, the reason and what to do."""
+from stmem_ros.files import one_line, whole_file
+from training.stages.stage_folder import StageFolder, TrainingError
 
 
 def processes() -> tuple[int, int]:
@@ -35,92 +28,57 @@ def processes() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-class StageFolder:
-    """The folder of one stage of a run: its settings, logs, checkpoints and result."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.last, self.best = path / "last.ckpt", path / "best.ckpt"
-        self._settings = path / "stage.json"
-
-    def begin(self, settings: dict[str, Any], done: bool = False) -> None:
-        """Note what decides the stage's outcome, or see that it is what the stage was begun with.
-
-        Which weights to keep may be decided anew as long as the stage is not `done`, and where there is no choice.
-        Raises TrainingError where anything else differs: a stage is never half of one thing and half of another.
-        """
-        settings, before = json.loads(json.dumps(settings)), None
-        if self._settings.is_file():
-            try:
-                before = json.loads(self._settings.read_text())
-            except (OSError, ValueError) as error:
-                raise TrainingError(
-                    f"{self._settings} cannot be read ({error}); delete {self.path} to start over"
-                ) from error
-            free = () if done and self.best.is_file() else ("keep",)
-            differing = next((each for each in _differences(before, settings) if each[0] not in free), None)
-            if differing is not None:
-                name, then, now = differing
-                raise TrainingError(
-                    f"{self.path} was begun with {name} = {then}, now it is {now}: "
-                    "give another --run, or delete that folder to start this stage over"
-                )
-        if before != settings and processes()[0] == 0:
-            try:
-                with whole_file(self._settings) as partial:
-                    partial.write_text(json.dumps(settings, indent=2) + "\n")
-            except OSError as error:
-                raise TrainingError(f"{self._settings} could not be written: {error.strerror or error}") from error
-
-    def kept(self, keep: str) -> str:
-        """`keep`, best or last; last where no validation has found a best."""
-        return keep if self.best.is_file() else "last"
-
-    def resume_from(self) -> Path | None:
-        """The checkpoint of the last whole epoch, None where there is none. Raises TrainingError if it is damaged."""
-        if not self.last.is_file():
-            return None
-        try:
-            torch.load(self.last, "cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())
-            raise TrainingError(
-                f"{self.last} is damaged ({reason}): delete {self.path} to start this stage over"
-            ) from error
-        return self.last
-
-
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        yield name, before, now
-
-
-def digest(document: dict[str, Any]) -> str:
-    """Eight characters that differ where the documents do."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 class WholeCheckpointIO(TorchCheckpointIO):
     """Checkpoints written whole or not at all: a full disk or a kill leaves the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        reason: BaseException | None = None
         try:
-            with whole_file(Path(path)) as partial:
-                torch.save(checkpoint, partial)
+            with whole_file(Path(path)) as partial, partial.open("wb") as file:
+                sink = _Sink(file)
+                try:
+                    torch.save(checkpoint, sink)
+                except RuntimeError as error:
+                    # PyTorch turns what happens in `write` into an error of its own, which does not say why.
+                    raise sink.error or error from error
         except (OSError, RuntimeError) as error:
-            # PyTorch's file writer raises RuntimeError where the disk is full.
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = error
+        if reason is not None:
             raise TrainingError(
-                f"{path} could not be written: {reason}; free some disk and start the same command again, "
-                "it goes on from the last whole epoch"
-            ) from error
+                f"{path} could not be written: {getattr(reason, 'strerror', None) or one_line(reason)}; free some disk "
+                "and start the same command again, it goes on from the last whole epoch"
+            ) from reason
+
+
+class _Sink:
+    """A file that is written to, and the error with which that failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.error = file, None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def average(decay: float) -> WeightAveraging:
+    """The exponential moving average of the weights; what does not change stays the same to the last bit.
+
+    PyTorch's own form, decay * average + (1 - decay) * weight, rounds it a little in every step.
+    """
+
+    def update(averaged: Tensor, weight: Tensor, _: Any) -> Tensor:
+        if not averaged.is_floating_point():
+            return weight
+        return averaged.lerp(weight, 1 - decay)
+
+    return WeightAveraging(avg_fn=update)
 
 
 class SeededSteps(L.Callback):
@@ -142,6 +100,15 @@ class FiniteLoss(L.Callback):
                 f"the loss became {loss.item()} in epoch {trainer.current_epoch}, step {trainer.global_step}: lower "
                 "the stage's learning rates, or train with precision 32-true; the last whole epoch is kept"
             )
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's, which ends its line where the training is stopped, so that the reason stands on one of its own."""
+
+    def on_exception(self, trainer: L.Trainer, stage: L.LightningModule, exception: BaseException) -> None:
+        for bar in (self._val_progress_bar, self._train_progress_bar):
+            if bar is not None:
+                bar.close()
 
 
 def make_trainer(
@@ -180,12 +147,12 @@ def make_trainer(
         callbacks=[
             SeededSteps(seed),
             FiniteLoss(),
-            EMAWeightAveraging(decay=ema_decay),
+            average(ema_decay),
             ModelCheckpoint(folder.path, "best", monitor="val_miou", mode="max", enable_version_counter=False),
             # Every epoch, the newest alone (save_last with save_top_k=0 would write when all epochs are over).
             ModelCheckpoint(folder.path, "last", enable_version_counter=False, save_on_train_epoch_end=True),
             LearningRateMonitor("step"),
-            TQDMProgressBar(),
+            ProgressBar(),
         ],
     )
 
@@ -249,17 +216,39 @@ def fit(
 
     Returns their figures on the validation split. Raises TrainingError.
     """
+    resumed = folder.last if folder.last.is_file() else None
+    if resumed is None:
+        # Of a first epoch that was cut off, perhaps with other settings.
+        if processes()[0] == 0:
+            folder.best.unlink(missing_ok=True)
+    else:
+        _require_same_network(stage, resumed, folder)
     with _interruptible():
-        trainer.fit(stage, train, validation, ckpt_path=folder.resume_from())
+        trainer.fit(stage, train, validation, ckpt_path=resumed)
     trainer.strategy.barrier()
     kept = folder.kept(keep)
     if kept != keep and processes()[0] == 0:
         print(
             f"training: {folder.path} ended before its first validation: its last weights are kept, as no best is known"
         )
+    # The stage gets the weights that are kept: averaging would validate its own, the last ones, in their place.
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
     # The averaged weights, also where the run was over and `fit` returned without averaging; and their own figures.
     path = folder.best if kept == "best" else folder.last
-    stage.load_state_dict(torch.load(path, "cpu", weights_only=True)["state_dict"])
+    _require_same_network(stage, path, folder)
+    stage.load_state_dict(folder.read_checkpoint(path)["state_dict"])
     with torch.no_grad(), _interruptible():
         figures = trainer.validate(stage, validation, verbose=False)[0]
     return {name: float(value) for name, value in figures.items()}
+
+
+def _require_same_network(stage: L.LightningModule, path: Path, folder: StageFolder) -> None:
+    """Raises TrainingError if the checkpoint `path` is damaged, or another network's."""
+    theirs = {name: tuple(tensor.shape) for name, tensor in folder.read_checkpoint(path)["state_dict"].items()}
+    ours = {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}
+    differing = next((name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name)), None)
+    if differing is not None:
+        raise TrainingError(
+            f"{path} is of another network: its {differing} is {theirs.get(differing, 'missing')}, not "
+            f"{ours.get(differing, 'there')}: delete {folder.path} to start this stage over"
+        )

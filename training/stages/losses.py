@@ -22,7 +22,7 @@ class SegmentationLoss(nn.Module):
 
     def __init__(self, weights: Tensor, dice_weight: float, smoothing: float = 0.05) -> None:
         super().__init__()
-        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("weights", weights.clone(), persistent=False)
         self.dice_weight = dice_weight
         self.smoothing = smoothing
 

@@ -34,7 +34,8 @@ class Memory:
     `keys` `(M, K_L, d)` and `values` `(M, 1, d)` are float32, what `MAR.set_memory` takes. `key_confidence` `(M, K_L)`
     rises; `value_confidence` `(M, K_H)`, of the features behind each value, falls; both float64.
     `names` and `counts`, the correct features seen, are of all classes, also those without a memory.
-    `provenance` is free-form.
+    Of a memory that another program chose (`chosen_elsewhere`) the confidences are not known: keys have NaN, values
+    no features behind them (K_H is 0), and `counts` are 0. `provenance` is free-form.
     """
 
     keys: Tensor
@@ -50,6 +51,19 @@ class Memory:
     def config(self) -> MARConfig:
         """The MAR that holds it."""
         return MARConfig(memory_classes=len(self.classes), hard_per_class=self.keys.shape[1])
+
+    @classmethod
+    def chosen_elsewhere(cls, keys: Tensor, values: Tensor, names: tuple[str, ...]) -> Memory:
+        """All classes' keys `(M, K_L, d)` and values `(M, 1, d)`, of which no more is known."""
+        return cls(
+            keys=keys.float().contiguous(),
+            values=values.float().contiguous(),
+            key_confidence=torch.full(keys.shape[:2], math.nan, dtype=torch.float64),
+            value_confidence=torch.zeros(len(keys), 0, dtype=torch.float64),
+            classes=tuple(range(len(names))),
+            counts=(0,) * len(names),
+            names=names,
+        )
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -234,9 +248,9 @@ def _read_header(path: Path, file: Any) -> dict[str, Any]:
             raise ValueError(f"classes are {classes}; they must be ids of the {len(names)} names, in order")
         if len(counts) != len(names) or not all(isinstance(count, int) for count in counts):
             raise ValueError(f"counts are {counts}; they must be a whole number for each of the {len(names)} names")
-        for name in ("channels", "hard_per_class", "confident_per_class"):
-            if not isinstance(document[name], int) or document[name] < 1:
-                raise ValueError(f"{name} is {document[name]!r}; it must be a whole number of at least 1")
+        for name, least in (("channels", 1), ("hard_per_class", 1), ("confident_per_class", 0)):
+            if not isinstance(document[name], int) or document[name] < least:
+                raise ValueError(f"{name} is {document[name]!r}; it must be a whole number of at least {least}")
         if not isinstance(document["provenance"], dict):
             raise ValueError("provenance is no mapping")
     except KeyError as error:

@@ -48,7 +48,7 @@ def factor(step: int, steps: int, rate: float, config: StageConfig) -> float:
     poly, as in mmsegmentation: last + (rate - last) * (1 - step / steps) ** power; a linear warm-up on top.
     """
     share = 1.0
-    if config.schedule == "poly":
+    if config.schedule == "poly" and rate:
         last = min(config.last_rate / rate, 1.0)
         share = last + (1 - last) * max(1 - step / steps, 0.0) ** config.power
     return share * min(1.0, (step + 1) / max(config.warmup_steps, 1))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from training.ranges import BELOW_ONE, COUNT, COUNT_OR_NONE, NOT_NEGATIVE, check
+
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
@@ -50,9 +52,19 @@ class StageConfig:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for field, least, below in (("momentum", 0, 1), ("label_smoothing", 0, 1), ("ema_decay", 0, 1)):
-            if not least <= getattr(self, field) < below:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least {least} and below {below}")
-        for field in ("power", "last_rate", "warmup_steps", "gradient_clip"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must not be negative")
+        check(
+            self,
+            epochs=COUNT,
+            batch_size=COUNT,
+            weight_decay=NOT_NEGATIVE,
+            momentum=BELOW_ONE,
+            power=NOT_NEGATIVE,
+            last_rate=NOT_NEGATIVE,
+            warmup_steps=COUNT_OR_NONE,
+            ema_decay=BELOW_ONE,
+            gradient_clip=NOT_NEGATIVE,
+            label_smoothing=BELOW_ONE,
+            dice_weight=NOT_NEGATIVE,
+            validate_every=COUNT,
+            workers=COUNT_OR_NONE,
+        )

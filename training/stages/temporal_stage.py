@@ -22,6 +22,7 @@ from training.data.clip_dataset import Clip
 from training.data.clips import Windows
 from training.data.dataset import DatasetSpec, LabelledFrame, read_frame
 from training.measure.metrics import Accuracy, confusion_matrix, labels_of
+from training.ranges import ABOVE_ZERO, NOT_NEGATIVE, check
 from training.stages.feature_cache import FeatureCache
 from training.stages.losses import SegmentationLoss
 from training.stages.optimizer import Group, configure
@@ -34,7 +35,7 @@ class TemporalStageConfig(StageConfig):
 
     Args:
         rate: highest learning rate
-        memory_rate: that of MAR's keys and values
+        memory_rate: that of MAR's keys and values; 0 leaves them as they are
         augment: random crops of this stage; those of the run where there are none
         feature_noise: `jitter` on each frame's features, in their standard deviations: what is learnt on images
             that the fixed part knows by heart must still hold where it wavers
@@ -48,6 +49,10 @@ class TemporalStageConfig(StageConfig):
     augment: AugmentConfig | None = None
     feature_noise: float = 0.0
     cache_gb: float = 8.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, rate=ABOVE_ZERO, memory_rate=NOT_NEGATIVE, feature_noise=NOT_NEGATIVE, cache_gb=NOT_NEGATIVE)
 
 
 class WindowDataset(Dataset):
