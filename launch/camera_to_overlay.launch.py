@@ -90,12 +90,11 @@ def start(context):
         package, executable, image, device = CAMERAS[camera]
         # Of several cameras the first.
         topic = plan.image_topics[0]
-        # A driver's other topics stay beside its images.
-        remappings = [
-            (image, topic),
-            (f"{image}/compressed", f"{topic}/compressed"),
-            ("camera_info", camera_info_topic(topic)),
-        ]
+        remappings = [(image, topic)]
+        if camera != "replay":
+            # A driver's other topics stay beside its images.
+            remappings.append((f"{image}/compressed", f"{topic}/compressed"))
+            remappings.append(("camera_info", camera_info_topic(topic)))
         source = launch_plan.image_source(camera, arguments["source"])
         parameters = {device: ParameterValue(source, value_type=str), "use_sim_time": plan.use_sim_time}
         if camera == "replay":

@@ -80,7 +80,8 @@ def start(context):
                     for name, given in plan.parameters.items()
                 },
             ],
-            remappings=[("image", plan.image_topic)],
+            # With image_topics nothing in the node is called image.
+            remappings=[("image", plan.image_topic)] if plan.image_topics == (plan.image_topic,) else [],
             additional_env=plan.environment,
             ros_arguments=["--log-level", plan.log_level],
             respawn=plan.respawn,

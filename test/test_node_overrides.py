@@ -280,6 +280,7 @@ REFUSED = {
         "-p max_gap:=2.0 would have no effect: parameters and remappings stand behind --ros-args, as in --ros-args -p "
         "max_gap:=2.0",
     ),
+    "a parameter that looks like a remapping": (["-p", "window:=causal"], "as in --ros-args -p window:=causal"),
     "a parameter file without --ros-args": (["--params-file", "x.yaml"], "as in --ros-args --params-file x.yaml"),
     "an option": (["--cameras", "2"], "--cameras 2 is not understood; --help shows what is"),
     "a ROS argument that is none": (

@@ -53,7 +53,7 @@ class Replay:
 
     def __init__(self, folder: Path, *parameters: str) -> None:
         self._out, self._err = folder / "replay.out", folder / "replay.err"
-        words = [word for parameter in parameters for word in ("-p", parameter)]
+        words = [word for each in parameters for word in (each.split() if each.startswith("-r ") else ("-p", each))]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stmem_ros.node.replay_node", "--ros-args", *words], stdout=out, stderr=err
@@ -328,7 +328,8 @@ def test_interrupt_ends_quietly(
         (("source:={text}",), "is no video"),
         (("source:={folder}", "stamps:=mine"), "parameter stamps is 'mine': it must be one of now, source"),
         (("source:={folder}", "rate:=-1.0"), "rate out of range"),
-        (("source:={folder}", "rate:=10"), "expecting type 'DOUBLE'"),
+        (("source:={folder}", "rate:=fast"), "parameter rate is 'fast'; it must be a number"),
+        (("source:={folder}", "loop:=3"), "parameter loop is 3; it must be true or false"),
     ],
 )
 def test_bad_source_or_parameter_is_one_line_and_exit_1(
@@ -341,6 +342,35 @@ def test_bad_source_or_parameter_is_one_line_and_exit_1(
     assert replay.lines == []
     (line,) = replay.errors.splitlines()
     assert line.startswith("replay: ") and reason in line
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("--help",), 0, "usage: python -m stmem_ros.node.replay_node"),
+        (("source:=drive.mp4",), 2, "replay: source:=drive.mp4 would have no effect: parameters and remappings stand"),
+        (("-p", "source:=a"), 2, "as in --ros-args -p source:=a"),
+        (("--ros-args", "--bogus"), 1, "replay: --bogus is no ROS argument; after --ros-args there are"),
+    ],
+)
+def test_words_that_are_no_ros_arguments_are_told_of(
+    ros_domain: int, words: tuple[str, ...], status: int, said: str
+) -> None:
+    command = [sys.executable, "-m", "stmem_ros.node.replay_node", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == status and said in done.stdout + done.stderr, done
+    # rcl may have warned before it.
+    assert status == 0 or done.stderr.splitlines()[-1].startswith("replay: ")
+
+
+def test_a_mistyped_parameter_and_a_remapping_of_nothing_are_told_of(
+    folder: Path, start: Callable[..., Replay]
+) -> None:
+    # A whole number is a rate too.
+    replay = start(f"source:={folder}", "rate:=200", "wait_for_subscriber:=false", "frame:=front", "-r img:=/front")
+    assert replay.wait() == 0 and replay.lines == [f"published {FRAMES} frames"]
+    assert "parameter frame is not known here" in replay.errors and "did you mean frame_id?" in replay.errors
+    assert "the remapping img:=/front is of nothing that this node has" in replay.errors
 
 
 def test_source_that_turns_out_unreadable_ends_with_exit_1(folder: Path, start: Callable[..., Replay]) -> None:

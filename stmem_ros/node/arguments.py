@@ -6,17 +6,18 @@ import argparse
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.utilities import remove_ros_args
 
 from stmem_ros.files import one_line
 from stmem_ros.node.overrides import nearest
+from stmem_ros.node.parameter_files import addresses, read_sections
 
 # Where in rcl's sources an error was noticed, and what it begins with.
 RCL_NOISE = re.compile(r"^failed to initialize rcl: |(, at \S+:\d+)+(?=$|[,.])|: error not set")
+
+ROS_OPTIONS = ("-p", "--param", "-r", "--remap", "--params-file", "--log-level")
 
 
 def left_over(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
@@ -27,10 +28,12 @@ def left_over(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
     _, words = parser.parse_known_args(remove_ros_args(list(arguments)))
     if not words:
         return ""
+    if not any(":=" in word or word in ROS_OPTIONS for word in words):
+        return f"{' '.join(words)} is not understood; --help shows what is"
+    # Whatever looks like a remapping was left out of `words`: ROS takes it without --ros-args too.
+    words = _split(arguments)[0]
     text = " ".join(words)
     options = text if words[0].startswith("-") else " ".join(f"-p {word}" for word in words)
-    if not any(":=" in word or word == "--params-file" for word in words):
-        return f"{text} is not understood; --help shows what is"
     return f"{text} would have no effect: parameters and remappings stand behind --ros-args, as in --ros-args {options}"
 
 
@@ -48,15 +51,22 @@ def refusal(error: Exception) -> str:
 
 def ros_arguments(arguments: Sequence[str]) -> list[str]:
     """The words between each `--ros-args` and the `--` that ends it."""
-    found, inside = [], False
+    return _split(arguments)[1]
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words outside of `--ros-args ... --`, and those within."""
+    outside: list[str] = []
+    within: list[str] = []
+    words = outside
     for word in arguments:
         if word == "--ros-args":
-            inside = True
+            words = within
         elif word == "--":
-            inside = False
-        elif inside:
-            found.append(word)
-    return found
+            words = outside
+        else:
+            words.append(word)
+    return outside, within
 
 
 def misdirected(arguments: Sequence[str], node: str) -> list[str]:
@@ -106,11 +116,8 @@ def unmatched(arguments: Sequence[str], names: Iterable[str], node: str, namespa
 
 def _misdirected_file(path: str, node: str) -> list[str]:
     try:
-        # Every ROS that has rclpy has it; only the check needs it.
-        import yaml
-
-        names = list(_addressees(yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))))
-    except (ImportError, OSError, ValueError, yaml.YAMLError):
+        names = list(read_sections(path))
+    except (ImportError, OSError, ValueError):
         return []
     if any(addresses(name, node) for name in names):
         return []
@@ -120,23 +127,3 @@ def _misdirected_file(path: str, node: str) -> list[str]:
         f"the parameter file {path} has parameters for {', '.join(names)}, and none for this node, {node}: write "
         f"{node} or /** in place of the name"
     ]
-
-
-def _addressees(document: Any, prefix: str = "") -> Iterable[str]:
-    """The full names of nodes, with wildcards, above each `ros__parameters`."""
-    if not isinstance(document, dict):
-        return
-    for key, value in document.items():
-        if key == "ros__parameters":
-            yield prefix or "/"
-        else:
-            yield from _addressees(value, f"{prefix}/{str(key).strip('/')}")
-
-
-def addresses(name: str, node: str) -> bool:
-    """Whether a name in a parameter file, with `*` for one part and `**` for any number of them, is of this node."""
-    parts = [
-        "(/[^/]+)*" if part == "**" else "/[^/]+" if part == "*" else f"/{re.escape(part)}"
-        for part in name.strip("/").split("/")
-    ]
-    return re.fullmatch("".join(parts), node) is not None

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import rclpy
-import yaml
+
+from stmem_ros.files import one_line
 
 EVERY_NODE = "/**"
 # Parameters by the name of a node, wildcards included, in the order in which ROS met the names.
@@ -21,18 +22,28 @@ def read_parameters(argument: str, path: str) -> Overrides:
     try:
         rclpy.init(context=context, args=["--ros-args", "--params-file", path])
     except RuntimeError as error:
-        reason = re.sub(r"^.*?Error: |, at \S+:\d+|: error not set", "", " ".join(str(error).split()))
+        reason = re.sub(r"^.*?Error: |, at \S+:\d+|: error not set", "", one_line(error))
         raise ValueError(f"{argument}:={path} is no file of parameters: {reason}") from None
     finally:
         context.try_shutdown()
-    with open(path, encoding="utf-8-sig") as text:
-        try:
-            document = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{argument}:={path} is no YAML: {' '.join(str(error).split())}") from None
+    try:
+        return read_sections(path)
+    except ValueError as error:
+        raise ValueError(f"{argument}:={path} is no YAML: {one_line(error)}") from None
+
+
+def read_sections(path: str) -> Overrides:
+    """What a file that ROS has accepted has for each name of a node. Raises OSError, and ValueError for no YAML."""
+    # Every ROS that has rclpy has it; only what looks into such a file needs it.
+    import yaml
+
     found: Overrides = {}
-    for name, values in _below_names(document):
-        merge(found, {name: values})
+    try:
+        with open(path, encoding="utf-8-sig") as text:
+            for name, values in _below_names(yaml.safe_load(text)):
+                merge(found, {name: values})
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import signal
 import sys
@@ -19,14 +20,19 @@ from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from stmem_ros.encode import EncodeError, encode_image
+from stmem_ros.files import one_line
+from stmem_ros.node.arguments import left_over, misdirected, refusal, unmatched
 from stmem_ros.node.lifecycle import end_soon
 from stmem_ros.node.messages import stamp_from_ns, to_array, to_image_msg
+from stmem_ros.node.overrides import fitted, unknown
+from stmem_ros.program import called
 from stmem_ros.sources import DEFAULT_RATE, Frame, SourceError, open_source
 from stmem_ros.used_bits import ALL_BITS, MEANING, UNKNOWN
 from stmem_ros.video import quiet_opencv
@@ -189,19 +195,34 @@ def main(args: list[str] | None = None) -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
+    arguments = sys.argv[1:] if args is None else args
+    parser = argparse.ArgumentParser(
+        prog=called("stmem_ros.node.replay_node"),
+        description=__doc__,
+        epilog="Parameters and remappings are given as to every ROS 2 node: --ros-args -p source:=drive.mp4 "
+        "-p rate:=15.0 -r image:=/camera/image_raw; `ros2 param describe` explains each parameter while it runs.",
+    )
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        if unknown_words := left_over(parser, arguments):
+            return _fail(unknown_words, 2)
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = ReplayNode(stopping)
     except (SourceError, ParameterException, ValueError, RuntimeError) as error:
         end_soon()
         rclpy.try_shutdown()
-        return _fail(error)
+        return _fail(refusal(error))
+    name = node.get_fully_qualified_name()
+    lines = unknown(node._parameter_overrides.values(), [*node._parameters])
+    lines += misdirected(arguments, name)
+    lines += unmatched(arguments, ["image"], node.get_name(), node.get_namespace())
+    for line in lines:
+        node.get_logger().warning(line)
     failure: Exception | None = None
     try:
         node.run()
     except (SourceError, EncodeError) as error:
         failure = error
-    code = 0 if failure is None else _fail(failure)
+    code = 0 if failure is None else _fail(one_line(failure))
     print(f"published {node.published} frames", flush=True)
     end_soon()
     node.destroy_node()
@@ -209,14 +230,17 @@ def main(args: list[str] | None = None) -> int:
     return code
 
 
-def _fail(error: Exception) -> int:
-    print(f"replay: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    return 1
+def _fail(line: str, status: int = 1) -> int:
+    print(f"replay: {line}", file=sys.stderr, flush=True)
+    return status
 
 
 def _declare_parameters(node: Node) -> ReplayConfig:
     def value(name: str, default: Any, description: str, **more: Any) -> Any:
         """Replaying reads a parameter once, so none can change later."""
+        override = node._parameter_overrides.get(name)
+        if override is not None and "dynamic_typing" not in more:
+            node._parameter_overrides[name] = Parameter(name, value=fitted(name, override.value, default))
         choices = CHOICES.get(name)
         constraints = "one of: " + ", ".join(choices) if choices else ""
         descriptor = ParameterDescriptor(
