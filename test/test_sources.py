@@ -193,6 +193,20 @@ def test_grey_transparent_and_16_bit_images_become_rgb(tmp_path: Path) -> None:
             np.testing.assert_array_equal(frame.image, np.full((20, 30, 3), 200, np.uint8))
 
 
+def test_used_bits_of_16_bit_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for number in range(2):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((24, 32, 3), 100 << 4, np.uint16))
+    with open_source(str(folder)) as source:
+        assert [frame.image.max() for frame in source] == [6, 6]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{folder}: 16-bit images with no pixel above 4095 of 65535")
+    with open_source(str(folder), used_bits=12) as source:
+        assert [frame.image.max() for frame in source] == [100, 100]
+    assert len(caplog.records) == 1
+
+
 def test_sizes_that_change_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "drive").mkdir()
     for number, size in enumerate([(20, 30), (40, 24)]):

@@ -1,7 +1,8 @@
 """Make a bag from a folder of images, with ground truth where there is a folder of label images.
 
 The images are written in the order of their names (numbers by value), `rate` a second from `--start` on, and each
-label image at the stamp of the image whose name it has. Label images hold class ids.
+label image at the stamp of the image whose name it has. Label images are PNG, TIFF, BMP or lossless WebP of class ids:
+what is stored counts, of a palette the places in it. Images are turned upright as their EXIF data says.
 """
 
 from __future__ import annotations
