@@ -191,6 +191,7 @@ def test_a_difference_is_marked_where_it_is_sure(
     page = write(evaluation(*several, comparisons=(compared,)))
     assert shown in page.text
     assert ("paired over 7 blocks of 10 s" in page.text) == (low is not None)
+    assert ("intervals need at least 5 blocks of 10 s; there are 7" in page.text) == (low is None)
     # Beside those that explain the marks.
     marks = [attributes["class"] for tag, attributes in page.tags if tag == "span" and "class" in attributes]
     assert [each for each in marks if each is not None and each.startswith("difference ")].count(

@@ -261,6 +261,17 @@ class TestChoice:
         assert "skipped 2 messages" in printed and "message 1 on /camera: data has 100 bytes" in printed
         assert self.numbers(tmp_path / "out") == ([0, 200, 267, 333],) * 2
 
+    def test_labels_of_no_image_and_images_of_one_stamp_are_told(
+        self, extract: Callable[..., str], tmp_path: Path
+    ) -> None:
+        late = [(topic, stamp + 30_000_000 * (topic == "/labels"), fields) for topic, stamp, fields in drive(2)]
+        printed = extract(0, write_bag(tmp_path / "drive", [*late, *drive(6)[4:]]))
+        assert "wrote 4 frames, 4 of them labelled" in printed
+        assert "left out 2 of 6 label images on /labels, which have no image on /camera of their own" in printed
+        looped = write_bag(tmp_path / "looped", [*drive(3), *drive(3)])
+        printed = extract(0, looped, "--keep-unlabelled", "--output", str(tmp_path / "other"))
+        assert "left out 3 of 6 images: others have their stamps, to the millisecond" in printed
+
     def test_pairs_are_the_nearest_and_each_image_has_one(self) -> None:
         assert pair([0, 100, 200], [101, 90, 260], 10) == {1: 0}
         assert pair([200, 0, 100], [104, 197, 2], 10) == {2: 0, 0: 1, 1: 2}

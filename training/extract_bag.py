@@ -74,7 +74,7 @@ def extract(options: argparse.Namespace) -> list[str]:
             if info is not None and own is not None and spec is not None:
                 info.require(spec.labels, f"{own}; if they are the same classes, say so with --dataset {own}")
             reader = LabelReader(spec, info)
-            skipped = write_frames(images, truths, reader, frames, labels, sequence, options)
+            left_out = write_frames(images, truths, reader, frames, labels, sequence, options)
         counts = [len(list(folder.iterdir())) for folder in (frames, labels)]
         if own is None:
             own = output / f"{output.resolve().name}.yaml"
@@ -82,10 +82,9 @@ def extract(options: argparse.Namespace) -> list[str]:
         for source in (labels, frames):
             move_sequence(sequence, source, output / source.name)
     lines = [f"wrote {counts[0]} frames, {counts[1]} of them labelled, as sequence {sequence} of split {options.split}"]
-    if skipped:
-        lines.append(f"skipped {len(skipped)} messages that could not be read; the first: {skipped[0]}")
     return [
         *lines,
+        *left_out,
         f"check them: python -m training.check_dataset --dataset {own} --root {output} --splits {folders[0]}",
     ]
 
@@ -99,7 +98,7 @@ def write_frames(
     sequence: str,
     options: argparse.Namespace,
 ) -> list[str]:
-    """Write the frames and label images of one bag; returns a line for each message that could not be read.
+    """Write the frames and label images of one bag; returns a line for each kind of message that was left out.
 
     Raises DatasetError where nothing can be labelled, or a label image is unfit in a way that others will be, too.
     """
@@ -112,6 +111,15 @@ def write_frames(
     for image in [*labelled, *(range(len(stamps)) if options.keep_unlabelled else ())]:
         by_number.setdefault(round((stamps[image] - first) / 1e6), image)
     names = {image: f"{sequence}_{number:08d}.png" for number, image in by_number.items()}
+    told = []
+    if len(pairs) < len(truth_stamps):
+        alone = f"{len(truth_stamps) - len(pairs)} of {len(truth_stamps)} label images on {truths.topic}"
+        told.append(
+            f"left out {alone}, which have no image on {images.topic} of their own within {options.tolerance:g} s"
+        )
+    wanted = len(stamps) if options.keep_unlabelled else len(labelled)
+    if len(names) < wanted:
+        told.append(f"left out {wanted - len(names)} of {wanted} images: others have their stamps, to the millisecond")
     skipped: list[str] = []
     shapes = {}
     used_bits = UsedBits(
@@ -130,7 +138,9 @@ def write_frames(
             (frames / names[image]).unlink()
     if not any(labels.iterdir()):
         raise DatasetError(f"{images.name}: no frame could be read together with its labels; the first: {skipped[0]}")
-    return skipped
+    if skipped:
+        told.append(f"skipped {len(skipped)} messages that could not be read; the first: {skipped[0]}")
+    return told
 
 
 def read(

@@ -49,10 +49,10 @@ def about(settings: EvaluationSettings, bags: Sequence[Path]) -> dict[str, str]:
     if settings.has_truth:
         facts["ground truth"] = ", ".join(settings.truth_topics) or str(settings.truth_folder)
         own = f"class ids of {settings.classes_from}"
-        facts["VC_n counts"] = VC_RULES[settings.vc_rule]
         facts["its values"] = own if settings.dataset is None else f"data set {settings.dataset}"
+        facts["VC_n counts"] = VC_RULES[settings.vc_rule]
     if settings.has_truth or settings.labels_topics:
-        facts["tolerance"] = f"{settings.tolerance:g} s between a frame's stamp and its label image's"
+        facts["tolerance"] = f"{settings.tolerance:g} s"
     versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, "NumPy": np.__version__}
     facts["versions"] = ", ".join(
         f"{name} {version}" for name, version in (versions | {"OpenCV": cv2.__version__}).items()
