@@ -269,9 +269,11 @@ def test_remappings_of_what_the_node_does_not_have_are_warned_of(start: Callable
     assert "did you mean labels:=/l?" in warnings(node)[1]
 
 
-def test_what_looks_like_a_remapping_but_is_a_parameter_is_none() -> None:
+def test_what_only_looks_like_a_remapping_is_none() -> None:
     words = ["--ros-args", "-p", "max_gap:=2.0", "--param", "window:=causal", "-r", "__ns:=/x", "-r", "__node:=y"]
-    assert unmatched(words, ["image"], "segmentation", "/x") == []
+    words += ["--log-level", "segmentation:=debug", "--params-file", "a:=b", "--", "x:=y"]
+    (said,) = unmatched(words, ["image"], "segmentation", "/x")
+    assert said.startswith("the remapping x:=y is of nothing")
 
 
 REFUSED = {

@@ -96,7 +96,8 @@ def unmatched(arguments: Sequence[str], names: Iterable[str], node: str, namespa
     lines = []
     for option, value in itertools.pairwise(["", *arguments]):
         source, rule, target = value.partition(":=")
-        positional = option not in ("-p", "--param") and re.fullmatch(r"[\w/~]+", source) is not None
+        # Without an option rcl still takes it, as ROS 1 did.
+        positional = (not option.startswith("-") or option == "--") and re.fullmatch(r"[\w/~]+", source) is not None
         if not rule or not (option in ("-r", "--remap") or positional):
             continue
         source = re.sub(r"^(rostopic|rosservice)://", "", source.rpartition(":")[2] if "//" not in source else source)
@@ -109,7 +110,7 @@ def unmatched(arguments: Sequence[str], names: Iterable[str], node: str, namespa
             full = source
         if full not in known:
             near = nearest(source, known.values())
-            advice = f"did you mean {near}:={target}?" if near else f"its names are {', '.join(sorted(known.values()))}"
+            advice = f"did you mean {near}:={target}?" if near else f"`ros2 node info` shows the names of {node}"
             lines.append(f"the remapping {value} is of nothing that this node has, so it has no effect; {advice}")
     return lines
 
