@@ -484,8 +484,9 @@ def test_a_transition_that_does_not_fit_is_refused_in_every_state(folder: Path) 
     try:
         for fitting in ("configure", "activate"):
             for transition in {"configure", "activate", "deactivate"} - {fitting}:
-                with pytest.raises(RuntimeError):
-                    getattr(graph.node, f"trigger_{transition}")()
+                # rclpy raises up to Jazzy, and returns an error from then on.
+                with contextlib.suppress(RuntimeError):
+                    assert getattr(graph.node, f"trigger_{transition}")() == TransitionCallbackReturn.ERROR
             assert getattr(graph.node, f"trigger_{fitting}")() == TransitionCallbackReturn.SUCCESS
         assert graph.node.trigger_shutdown() == TransitionCallbackReturn.SUCCESS
         assert not graph.node.streams and graph.node.model is None

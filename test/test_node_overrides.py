@@ -19,8 +19,9 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter, parameter_value_to_python  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 
-from stmem_ros.node.arguments import addresses, misdirected, unmatched  # noqa: E402
+from stmem_ros.node.arguments import misdirected, unmatched  # noqa: E402
 from stmem_ros.node.overrides import fitted, unknown  # noqa: E402
+from stmem_ros.node.parameter_files import addresses  # noqa: E402
 from stmem_ros.node.segmentation_node import SegmentationNode, main  # noqa: E402
 from stmem_ros.topics import names_in  # noqa: E402
 
