@@ -6,7 +6,7 @@ segment.launch.py; `camera:=replay source:=drive.mp4` needs no camera.
 
 import os
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
@@ -49,7 +49,7 @@ LAUNCH_ARGUMENTS = {
 
 
 def check(context):
-    """Raises ValueError for a choice or a file that is none, RuntimeError if a package is missing.
+    """Raises ValueError for a choice or a file that is none, and for a package that is missing.
 
     Before anything is started: launch leaves behind what runs already when a later part fails.
     """
@@ -59,13 +59,8 @@ def check(context):
         ("viewer", {name: name for name in VIEWERS}),
     ):
         chosen = launch_plan.one_of(argument, arguments[argument], (*packages, NONE))
-        if chosen == NONE:
-            continue
-        try:
-            get_package_prefix(packages[chosen])
-        except PackageNotFoundError:
-            name = f"ros-$ROS_DISTRO-{packages[chosen].replace('_', '-')}"
-            raise RuntimeError(f"{argument}:={chosen} needs package {packages[chosen]}: apt install {name}") from None
+        if chosen != NONE:
+            launch_plan.require_package(argument, chosen, packages[chosen])
     if arguments["camera"] != NONE:
         launch_plan.image_source(arguments["camera"], arguments["source"])
     camera_parameters(arguments)

@@ -55,7 +55,6 @@ def start(context):
         launch.logging.get_logger("segment").warning(plan.warning)
     actions = []
     if plan.rviz:
-        # First: if it is not installed, nothing else has been started.
         actions.append(
             Node(
                 package="rviz2",

@@ -58,10 +58,15 @@ def write(tmp_path: Path) -> Any:
         ({"image_topics": "/a,/2b"}, "image_topics:=/2b is no topic: the parts between"),
         ({"image_topics": "[]"}, "image_topics:=[] names no topic"),
         ({"image_topics": "/a,/b,/a"}, "image_topics has /a twice"),
+        ({"rviz": "on"}, "rviz:=on needs package rviz2: apt install ros-$ROS_DISTRO-rviz2"),
         ({"namespace": "my-robot"}, "namespace:=my-robot is no namespace: the parts between"),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused_by_name(arguments: dict[str, str], line: str) -> None:
+def test_an_argument_that_cannot_be_is_refused_by_name(
+    arguments: dict[str, str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A machine without RViz.
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     with pytest.raises(ValueError, match=re.escape(line)) as refused:
         plan(**arguments)
     assert str(refused.value).startswith(line) and "\n" not in str(refused.value)

@@ -202,7 +202,7 @@ def test_a_replayed_camera_is_segmented_in_a_robots_namespace_and_a_killed_node_
     ("file", "arguments", "said"),
     [
         ("segment.launch.py", ["autostart:=maybe"], "autostart:=maybe is neither true nor false"),
-        ("segment.launch.py", ["rviz:=true"], "package 'rviz2' not found"),
+        ("segment.launch.py", ["short_side:=low"], "short_side:=low is no number of pixels"),
         ("camera_to_overlay.launch.py", ["camera:=telescope"], "camera:=telescope is not known"),
         ("camera_to_overlay.launch.py", ["camera:=replay"], "source is empty, and camera:=replay needs a video file"),
         ("camera_to_overlay.launch.py", ["camera:=none", "rviz:=maybe"], "rviz:=maybe is neither true nor false"),

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
 from stmem_ros.node.parameter_files import Overrides, addresses, inherited, merge, read_parameters, values_of
 from stmem_ros.node.transport import large_data_environment
 from stmem_ros.topics import camera_names, names_in, output_topics
@@ -58,6 +60,14 @@ def existing_file(argument: str, text: str) -> str:
     if not os.path.isfile(path):
         raise ValueError(f"{argument}:={text} is no file")
     return path
+
+
+def require_package(argument: str, text: str, package: str) -> None:
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        apt = f"ros-$ROS_DISTRO-{package.replace('_', '-')}"
+        raise ValueError(f"{argument}:={text} needs package {package}: apt install {apt}") from None
 
 
 def parameters_for(argument: str, text: str, node: str) -> str:
@@ -183,6 +193,9 @@ def plan(configurations: Mapping[str, Any], share: str) -> Plan:
     image_topic = configurations["image_topic"]
     image_topic = resolved(topic("image_topic", image_topic) if image_topic else "image", full_namespace)
     used = tuple(resolved(each, full_namespace) for each in listed(values.get("image_topics"))) or (image_topic,)
+    rviz = boolean("rviz", configurations["rviz"])
+    if rviz:
+        require_package("rviz", configurations["rviz"], "rviz2")
     environment, warning = {}, ""
     if boolean("large_data", configurations["large_data"]):
         try:
@@ -199,7 +212,7 @@ def plan(configurations: Mapping[str, Any], share: str) -> Plan:
         use_sim_time=values.get("use_sim_time") is True,
         log_level=log_level("log_level", configurations["log_level"]),
         respawn=boolean("respawn", configurations["respawn"]),
-        rviz=boolean("rviz", configurations["rviz"]),
+        rviz=rviz,
         environment=environment,
         warning=warning,
     )

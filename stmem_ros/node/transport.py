@@ -6,6 +6,7 @@ finds it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 # Fast DDS 2 (up to Jazzy) and 3 read the file's path from one each.
@@ -28,4 +29,6 @@ def large_data_environment(environment: Mapping[str, str], profiles: str) -> dic
                 f"{name} is set to {environment[name]}, which decides the transports; unset it, or copy the transport "
                 f"of {profiles} into your own profile"
             )
+    if not os.path.isfile(profiles):
+        raise ValueError(f"{profiles} does not exist; build the package again")
     return dict.fromkeys(PROFILES, profiles)
