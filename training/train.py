@@ -106,6 +106,9 @@ class Run:
         frames, validation = (list_frames(spec, config.root, split) for split in (config.train_split, config.val_split))
         self.data = RunData(config, spec, frames, validation)
         check_step(config, len(self.data.frames))
+        if processes()[0] == 0:
+            for note in notes(config, spec, self.data.frames, self.data.validation):
+                print(f"training: {note}", file=sys.stderr)
 
     def plan(self, stage: str) -> list[str]:
         """The stages that the network has. Raises ValueError and TrainingError if `stage` cannot be trained."""
@@ -120,9 +123,6 @@ class Run:
     def train(self, stage: str = "all") -> Path:
         """Every stage up to `stage` that is not done; returns the last one's checkpoint (or memory)."""
         network, parts = self.config.network, self.plan(stage)
-        if processes()[0] == 0:
-            for note in notes(self.config, self.data.spec, self.data.frames, self.data.validation):
-                print(f"training: {note}", file=sys.stderr)
         before = path = self.base()
         rows = {"base": before}
         if "stf" in parts and stage != "base":
@@ -256,11 +256,12 @@ class Run:
         more = {"inputs": inputs, "window": config.window, "hard_per_class": hard}
         settings = self._settings(None, config.memory, more, self.data.neighbors)
         done = self._is_done(stage_folder, settings, self.data.files | self.data.neighbors)
-        if not done and processes()[0] == 0:
+        if not done and processes()[0] != 0:
+            stage_folder.wait()
+        elif not done:
             memory = given or self._build_memory(model, info)
             dataclasses.replace(memory, provenance=settings).save(path)
             stage_folder.end({"missing": list(memory.missing)})
-        wait_for_all()
         memory = Memory.load(path)
         if memory.missing and not config.memory.allow_missing:
             raise TrainingError(

@@ -21,6 +21,7 @@ from training.paper.configuration import Configuration, find_configuration
 from training.paper.document import Document, Line, NotMeasured
 from training.paper.local import Data, Local, dataset_name, settings_for
 from training.paper.tables import SWEEP_CONFIDENT, SWEEP_HARD
+from training.stages.run_lock import locked
 from training.stages.stage_folder import TrainingError
 from training.train import Run
 from training.train_config import TrainConfig, instantiated, parse, settings_parser
@@ -60,15 +61,16 @@ def kl_kh(options: argparse.Namespace, local: Local) -> Document:
     run = Run(config)
     require_classes(local.info(before, configuration).labels, run.data.spec, str(before))
     lines = []
-    for (hard, confident), sized in cells.items():
-        name = f"K_L = {hard}, K_H = {confident}"
-        print(f"{name}: {len(lines) + 1} of {len(cells)}")
-        checkpoint = _train(run, sized, before, folder / f"kl{hard}_kh{confident}")
-        figures, source = local.rows(checkpoint, data)
-        row = "mar" if config.network.stf is None else "both"
-        lines.append(Line(name, None, figures[row]["miou"], source=source))
-    if not config.keep_cache:
-        shutil.rmtree(folder / "cache", ignore_errors=True)
+    with locked(folder):
+        for (hard, confident), sized in cells.items():
+            name = f"K_L = {hard}, K_H = {confident}"
+            print(f"{name}: {len(lines) + 1} of {len(cells)}")
+            checkpoint = _train(run, sized, before, folder / f"kl{hard}_kh{confident}")
+            figures, source = local.rows(checkpoint, data)
+            row = "mar" if config.network.stf is None else "both"
+            lines.append(Line(name, None, figures[row]["miou"], source=source))
+        if not config.keep_cache:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
     remark = "The paper, of PSPNet-50 on Cityscapes val: almost no fluctuation, without figures."
     if len(lines) > 1:
         ours = [line.ours for line in lines if line.ours is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ class StageFolder:
         settings = self._read(self._settings) or {}
         self._write(self._settings, settings | {"outcome": outcome | {"sha256": file_digest(self.result)}})
 
+    def wait(self) -> None:
+        """Until another process has noted the end. (Before the first training the processes have no barrier.)"""
+        while not (self.result.is_file() and self.outcome()):
+            time.sleep(0.1)
+
     def outcome(self) -> dict[str, Any]:
         """What `end` noted; empty before that."""
         return (self._read(self._settings) or {}).get("outcome", {})
@@ -93,7 +99,7 @@ class StageFolder:
 
     def _explain(self, name: str, then: Any, now: Any, files: Mapping[str, Fingerprint]) -> str:
         """What differs, a file by its name, and what to do."""
-        remedy = "give another --run, or delete that folder to start this stage over"
+        over = "or delete that folder to start this stage over"
         counted = ("frames", "sequences", "sha256")
         place = next((place for place in files if name in {f"data.{place}.{each}" for each in counted}), None)
         if place is not None:
@@ -103,8 +109,8 @@ class StageFolder:
             except (KeyError, TypeError, ValueError):
                 clause = ""
             if clause:
-                return f"other data: {clause}: put the data back as they were, {remedy}"
-        return f"{name} = {then}, now it is {now}: {remedy}"
+                return f"other data: {clause}: give another --run, put the data back as they were, {over}"
+        return f"{name} = {then}, now it is {now}: give another --run, {over}"
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         if not path.is_file():
