@@ -303,12 +303,6 @@ def test_a_node_ends_also_where_the_middleware_does_not(
     assert ("\npublished 1 frames\n" in process.output) == (node == "replay_node")
 
 
-def test_a_parameter_of_the_wrong_type_is_one_line_and_exit_code_1(start: Callable[..., Process]) -> None:
-    process = start("segmentation_node", "-p", "max_gap:=2")
-    assert process.popen.wait(DEADLINE_S) == 1
-    assert "max_gap" in process.output and "Traceback" not in process.output
-
-
 def test_a_node_whose_checkpoint_is_missing_says_so_and_waits(start: Callable[..., Process]) -> None:
     process = start("segmentation_node", "-p", "checkpoint:=/nowhere/model.safetensors")
     process.wait_output("cannot configure: /nowhere/model.safetensors does not exist")
