@@ -183,7 +183,8 @@ def _frames_in(
     problems: _Problems,
 ) -> list[LabelledFrame]:
     """Every frame in a folder's files, with the label image that it should have, be that there or not."""
-    names = {path: path.relative_to(folder) for path in files if small_ending(path) not in no_frames}
+    named = [path for path in files if small_ending(path) not in no_frames] if no_frames else files
+    names = {path: str(path)[len(str(folder / "_")) - 1 :] for path in named}
     of_name = {small_ending(path): path for path in label_files}
     frames = {path: frame_of(name, path, labels_folder, spec) for path, name in names.items()}
     for path, frame in frames.items():

@@ -27,7 +27,8 @@ def is_image_name(name: str) -> bool:
 
 def small_ending(path: P) -> P:
     """The path with its ending in small letters: `a.PNG` and `a.png` are one name."""
-    return path.with_suffix(path.suffix.lower()) if path.name else path
+    ending = path.suffix
+    return path if ending == ending.lower() else path.with_suffix(ending.lower())
 
 
 def existing(path: Path) -> Path | None:

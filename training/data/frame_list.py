@@ -116,7 +116,7 @@ class ListedFrames:
                 "comma or blank, its label image"
             )
             return []
-        listed = names[0].replace("\\", "/")
+        listed = PurePath(names[0].replace("\\", "/")).as_posix()
         if self._is_label(listed):
             problems.append(f"{line.where} names {names[0]} as an image, which lies in the folder of label images")
             return []
@@ -126,8 +126,8 @@ class ListedFrames:
         sequence = next((tail for tail in _tails(listed) if tail in self.sequences), None)
         if sequence is not None and len(names) == 1:
             return list(self.sequences[sequence].values())
-        known = frame_of(PurePath(listed), Path(listed), self._labels_folder, self._spec)
-        reason = "" if known else f": it {misfit(PurePath(listed), self._spec)}; and no sequence is called so"
+        known = frame_of(listed, Path(listed), self._labels_folder, self._spec)
+        reason = "" if known else f": it {misfit(listed, self._spec)}; and no sequence is called so"
         problems.append(
             f"{line.where} names {names[0]}, which is no frame of data set {self._spec.name} in {self._root}{reason}"
         )
@@ -146,14 +146,14 @@ class ListedFrames:
             if known is not None:
                 return known
             if place.is_file():
-                found = frame_of(PurePath(listed), place, self._labels_folder, self._spec)
+                found = frame_of(listed, place, self._labels_folder, self._spec)
                 return found and dataclasses.replace(found, labels=existing(found.labels) or found.labels)
         stem = without_ending(listed)
         for place in (self._frames_folder / stem, *(self._root / tail for tail in _tails(stem))):
             known = self._of_stem.get(os.path.abspath(place))
             if known is not None:
                 return known
-        named = frame_of(PurePath(listed), Path(listed), self._labels_folder, self._spec)
+        named = frame_of(listed, Path(listed), self._labels_folder, self._spec)
         # A bare number says nothing without its folder.
         if named is None or "sequence" not in self._spec.name_pattern.groupindex or not named.sequence:
             return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from pathlib import Path
 
 from stmem_ros.sources import IMAGE_SUFFIXES
 from training.data.dataset_spec import DatasetSpec
@@ -26,7 +27,7 @@ class LabelledFrame:
         return f"frame {self.number}" + (f" of sequence {self.sequence}" if self.sequence else "")
 
 
-def frame_of(path: PurePath, image: Path, labels_folder: Path, spec: DatasetSpec) -> LabelledFrame | None:
+def frame_of(path: str, image: Path, labels_folder: Path, spec: DatasetSpec) -> LabelledFrame | None:
     """`image` by the end of `path`, shortest first, with the label image it should have; None where none fits.
 
     Where the name_pattern has no group `sequence`, the folders before what it matched are the sequence.
@@ -49,19 +50,20 @@ def frame_of(path: PurePath, image: Path, labels_folder: Path, spec: DatasetSpec
     return empty
 
 
-def misfit(path: PurePath, spec: DatasetSpec) -> str:
+def misfit(path: str, spec: DatasetSpec) -> str:
     """Why `frame_of` finds no frame in `path`, as the end of a sentence: pattern, text, and a hint."""
-    pattern, name = spec.name_pattern, without_ending(path.name)
+    pattern, last = spec.name_pattern, path.rpartition("/")[2]
+    name = without_ending(last)
     said = f"does not fit the name_pattern '{pattern.pattern}' of data set {spec.name}: "
     matched = next((match for _, match in _matches(path, pattern)), None)
     if matched is not None:
         return f"{said}its group frame is {matched['frame'] or ''!r}, which is no number"
-    if pattern.fullmatch(path.name):
-        return f"{said}it is held against {name!r}, so leave the ending {path.suffix} out of the pattern"
+    if pattern.fullmatch(last):
+        return f"{said}it is held against {name!r}, so leave the ending {last[len(name) :]} out of the pattern"
     part = pattern.search(name)
     if part is not None:
         return f"{said}of {name!r} it fits only {part[0]!r}, and it must fit the whole"
-    whole = without_ending(str(path))
+    whole = without_ending(path)
     return said + (f"neither {name!r} nor {whole!r} is like that" if whole != name else f"{name!r} is not like that")
 
 
@@ -71,8 +73,10 @@ def without_ending(path: str) -> str:
     return stem if ending.lower() in IMAGE_SUFFIXES else path
 
 
-def _matches(path: PurePath, pattern: re.Pattern[str]) -> list[tuple[tuple[str, ...], re.Match[str]]]:
+def _matches(path: str, pattern: re.Pattern[str]) -> Iterator[tuple[list[str], re.Match[str]]]:
     """Where the pattern matches the end of a path, shortest first, with the folders before that."""
-    parts = PurePath(without_ending(str(path))).parts
-    tried = ((parts[:start], pattern.fullmatch("/".join(parts[start:]))) for start in range(len(parts) - 1, -1, -1))
-    return [(before, match) for before, match in tried if match]
+    parts = without_ending(path).split("/")
+    for start in range(len(parts) - 1, -1, -1):
+        match = pattern.fullmatch("/".join(parts[start:]))
+        if match:
+            yield parts[:start], match
