@@ -157,6 +157,15 @@ def test_errors_count_by_pixel_over_the_whole_split(
     assert figures(tmp_path)["miou"] == pytest.approx(sum(ious.values()) / 3)
 
 
+def test_a_data_set_without_splits_is_said_to_have_none(
+    run: Callable[..., int], save: Callable[..., Path], tmp_path: Path, spec: DatasetSpec, capfd: pytest.CaptureFixture
+) -> None:
+    path = next(tmp_path.glob("*.yaml"))
+    path.write_text(path.read_text().replace("{split}", "val"))
+    assert run("--split", "test", "--checkpoint", save()) == 0
+    assert "evaluate: data set shapes has no splits" in capfd.readouterr().err
+
+
 def test_some_sequences_alone(
     run: Callable[..., int], save: Callable[..., Path], tmp_path: Path, spec: DatasetSpec
 ) -> None:

@@ -146,6 +146,26 @@ def test_a_line_that_names_nothing_here_is_refused(listed: Listed, tmp_path: Pat
     assert message.startswith(f"line 1 of {tmp_path / 'train.txt'} ") and reason in message
 
 
+def test_label_images_of_both_kinds_are_noted(listed: Listed, tmp_path: Path) -> None:
+    """Such as Cityscapes' train ids in a list, beside the download's ids that label_name says."""
+    write_image(tmp_path / "trainannot" / "drive_000001_trainIds.png")
+    spec = listed("drive_000000\ndrive_000001.png,drive_000001_trainIds.png\n")
+    found = scan(spec, tmp_path, "train")
+    first, second = (tmp_path / "trainannot" / f"drive_000001{kind}.png" for kind in ("_trainIds", ""))
+    assert (found.problems, found.notes) == (
+        [],
+        [
+            "1 label images are those that the list names, not those of label_name, which are there too: "
+            f"{first}, not {second}"
+        ],
+    )
+
+
+def test_a_data_set_without_splits_is_noted(listed: Listed, tmp_path: Path) -> None:
+    spec = dataclasses.replace(listed(""), list_file=None, frames_folder="train", labels_folder="trainannot")
+    assert "has no splits" in scan(spec, tmp_path, "val").notes[0]
+
+
 def test_two_frames_cannot_have_one_label_image(listed: Listed, tmp_path: Path) -> None:
     spec = listed("drive_000000.png trainannot/drive_000001.png\ndrive_000001.png\n")
     message = refusal(lambda: list_frames(spec, tmp_path, "train"))

@@ -837,6 +837,18 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_nothing_in_it_is_
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_files_of_this_package_need_no_import(
+    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, reason in (
+        ("checkpoint", "the node, evaluate and --start_from take"),
+        ("backbone", "--pretrained takes"),
+    ):
+        path = imported / f"{name}.safetensors"
+        assert main([str(path), str(tmp_path / "out.safetensors")]) == 1
+        assert f"{path} is a file of this package already: {reason} it as it is" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["in.pth", "in.bin", "in"])
 def test_a_safetensors_file_is_read_whatever_its_name(
     tmp_path: Path, small_bases: None, upernet: State, name: str

@@ -150,6 +150,8 @@ def print_report(report: SplitReport, title: str, console: Console) -> None:
     summary.add_row("problems", str(problems))
     console.print(summary)
     console.print(_sequence_table(split))
+    for note in split.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for heading, lines in report.problems.items():
         if lines:
             print_problems(heading, lines, console)

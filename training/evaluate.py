@@ -43,11 +43,10 @@ from training.data.dataset import (
     DatasetError,
     DatasetSpec,
     LabelledFrame,
-    list_frames,
-    list_images,
     load_spec,
     of_sequences,
     read_frame,
+    read_split,
     require_classes,
 )
 from training.measure.baseline import Baseline, Fusion
@@ -338,8 +337,11 @@ def run(options: argparse.Namespace) -> None:
             f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
         )
     rows = rows_of(options.checkpoint, options.window, spec, options.short_side, baselines)
-    frames = of_sequences(list_frames(spec, options.root, options.split), options.sequences, options.split)
-    windows = Windows(list_images(spec, options.root, options.split), spec, beside)
+    split = read_split(spec, options.root, options.split)
+    for note in split.notes:
+        print(f"evaluate: {note}", file=sys.stderr)
+    frames = of_sequences(split.frames, options.sequences, options.split)
+    windows = Windows(split.images, spec, beside)
     pixels, sizes = _check_frames(frames, spec)
     if not pixels.any():
         raise DatasetError(f"the {options.split} split of {spec.name} in {options.root} has no labelled pixel")

@@ -19,7 +19,7 @@ from stmem_ros.network import SegmenterConfig, VideoSegmenter
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.build_memory import build_memory
 from training.data.clip_dataset import ClipDataset
-from training.data.dataset import DatasetError, list_frames, load_spec
+from training.data.dataset import DatasetError, load_spec, read_split
 from training.data.fingerprint import Fingerprint
 from training.run_data import RunData
 from training.stages.base_stage import BaseStage, CropDataset, WholeImageDataset
@@ -103,11 +103,12 @@ class Run:
         if config.start_from is not None:
             check_start(config, spec)
         self.given_memory = given_memory(config, spec)
-        frames, validation = (list_frames(spec, config.root, split) for split in (config.train_split, config.val_split))
-        self.data = RunData(config, spec, frames, validation)
+        splits = [read_split(spec, config.root, split) for split in (config.train_split, config.val_split)]
+        self.data = RunData(config, spec, splits[0].frames, splits[1].frames)
         check_step(config, len(self.data.frames))
         if processes()[0] == 0:
-            for note in notes(config, spec, self.data.frames, self.data.validation):
+            own = notes(config, spec, self.data.frames, self.data.validation)
+            for note in dict.fromkeys([*splits[0].notes, *splits[1].notes, *own]):
                 print(f"training: {note}", file=sys.stderr)
 
     def plan(self, stage: str) -> list[str]:

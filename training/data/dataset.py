@@ -31,6 +31,7 @@ __all__ = [
     "read_frame",
     "read_image",
     "read_labels",
+    "read_split",
     "require_classes",
     "require_one_size",
     "scan",
@@ -46,13 +47,15 @@ Images = dict[str, dict[int, Path]]
 class Split:
     """What lies in a split: labelled frames by sequence and number, and every frame, labelled or not.
 
-    `lone_labels` are label images without a frame; `problems` are lines for a person.
+    `lone_labels` are label images without a frame; `problems` and `notes`, on what is right but may surprise, are lines
+    for a person.
     """
 
     frames: list[LabelledFrame]
     images: Images
     lone_labels: list[Path]
     problems: list[str]
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
@@ -108,7 +111,16 @@ def scan(spec: DatasetSpec, root: str | Path, split: str) -> Split:
         images=images,
         lone_labels=[path for path, name in names.items() if fnmatch.fnmatchcase(name.as_posix(), any_name.as_posix())],
         problems=problems,
+        notes=_notes(spec, frames, found, label_files, split),
     )
+
+
+def read_split(spec: DatasetSpec, root: str | Path, split: str) -> Split:
+    """What `scan` finds, nothing of it wrong. Raises DatasetError with the first problem."""
+    found = scan(spec, root, split)
+    if found.problems:
+        raise DatasetError(found.problems[0])
+    return found
 
 
 def list_frames(spec: DatasetSpec, root: str | Path, split: str) -> list[LabelledFrame]:
@@ -117,7 +129,7 @@ def list_frames(spec: DatasetSpec, root: str | Path, split: str) -> list[Labelle
     Raises DatasetError where a folder or list is missing or empty, a frame has no label image and should have, two
     files are the same frame, or a name does not fit.
     """
-    return _sound(scan(spec, root, split)).frames
+    return read_split(spec, root, split).frames
 
 
 def list_images(spec: DatasetSpec, root: str | Path, split: str) -> Images:
@@ -125,7 +137,7 @@ def list_images(spec: DatasetSpec, root: str | Path, split: str) -> Images:
 
     Raises DatasetError as `list_frames` does.
     """
-    return _sound(scan(spec, root, split)).images
+    return read_split(spec, root, split).images
 
 
 def of_sequences(frames: list[LabelledFrame], wanted: Sequence[str], split: str) -> list[LabelledFrame]:
@@ -144,12 +156,6 @@ def of_sequences(frames: list[LabelledFrame], wanted: Sequence[str], split: str)
             f"there are {', '.join(there[:SHOWN_SEQUENCES])}{more}"
         )
     return [frame for frame in frames if frame.sequence in wanted] if wanted else frames
-
-
-def _sound(split: Split) -> Split:
-    if split.problems:
-        raise DatasetError(split.problems[0])
-    return split
 
 
 def _list_file(spec: DatasetSpec, root: Path, split: str) -> Path:
@@ -208,6 +214,29 @@ def _frames_in(
             )
             problems.sequences.append((frame.sequence, line))
     return list(kept.values())
+
+
+def _notes(
+    spec: DatasetSpec, frames: list[LabelledFrame], found: list[LabelledFrame], label_files: set[Path], split: str
+) -> list[str]:
+    """That every split is the same, and that a list goes before label_name where both have a label image."""
+    places = (spec.frames_folder, spec.labels_folder, spec.list_file or "")
+    notes = []
+    if not any("{split}" in place for place in places):
+        notes.append(
+            f"data set {spec.name} has no splits (its frames, labels and list have no {{split}} in them): "
+            f"{split} is all there is"
+        )
+    rule = {frame.image: frame.labels for frame in found}
+    pairs = [(frame.labels, rule.get(frame.image, frame.labels)) for frame in frames]
+    other = [(listed, ruled) for listed, ruled in pairs if listed != ruled and ruled in label_files]
+    if other:
+        listed, ruled = other[0]
+        notes.append(
+            f"{len(other)} label images are those that the list names, not those of label_name, which are there too: "
+            f"{listed}, not {ruled}"
+        )
+    return notes
 
 
 def _other_endings(unlabelled: list[LabelledFrame], label_files: set[Path]) -> str:

@@ -50,6 +50,10 @@ def read_contents(path: Path) -> Contents:
     """
     if kind_of(path) == "safetensors":
         with open_tensors(path, WeightsError) as file:
+            own = next((key for key in file.metadata() or {} if key.startswith("stmem_ros")), None)
+            if own is not None:
+                takers = "--pretrained takes" if "backbone" in own else "the node, evaluate and --start_from take"
+                raise WeightsError(f"{path} is a file of this package already: {takers} it as it is")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if not state:
             raise WeightsError(f"{path} is a safetensors file without any tensor: get the file again")
