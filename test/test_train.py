@@ -223,14 +223,18 @@ def test_settings_that_cannot_be_read_are_named(
         assert capsys.readouterr().err.startswith(f"training: {path} does not hold the settings of a run: {reason}")
 
 
-def test_frames_to_learn_from_that_are_measured_on_too_are_said(
-    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_frames_to_learn_from_that_are_measured_on_too_are_said_before_the_first_stage(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one thing wrong with this command is said after that."""
-    settings = [str(trained.folder / "settings.yaml"), "--run", str(tmp_path / "other"), "--stage", "mar"]
+    def stop(_: object) -> Path:
+        raise ValueError("the first stage begins")
+
+    monkeypatch.setattr("training.train.Run.base", stop)
+    settings = [str(trained.folder / "settings.yaml"), "--run", str(tmp_path / "other"), "--stage", "base"]
     assert main([*settings, "--val_split", "train"]) == 1
     said = capsys.readouterr().err
     assert "training: 8 frames of the train split are in the train split too, such as " in said
+    assert said.endswith("training: the first stage begins\n")
     assert main(settings) == 1
     assert " split too" not in capsys.readouterr().err
 
