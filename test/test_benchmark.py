@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stmem_ros.benchmark import memory
+from stmem_ros.benchmark import memory, neighbour
 from stmem_ros.benchmark.__main__ import main
 from stmem_ros.benchmark.film import Film
 from stmem_ros.benchmark.measure import Budget, Exactness, Spread, interleave
+from stmem_ros.benchmark.neighbour import Neighbour, time_beside_neighbour
 from stmem_ros.benchmark.scaling import draw, measure_scaling, scaled
 from stmem_ros.benchmark.subject import BenchmarkError, Subject
 from stmem_ros.benchmark.ways import WAYS, Comparison, Setting
@@ -90,6 +92,31 @@ def test_the_command_reports_every_way_in_one_run(
         assert 0 < low <= result[f"{name}_ms"] <= high
     table = capsys.readouterr().out
     assert all(words in table for words in WAYS.values()) and "2 rounds" in table
+    beside = result["neighbour"]
+    assert beside["busy_over_alone"] == pytest.approx(beside["busy_ms"] / beside["alone_ms"])
+    assert (
+        "engine beside one busy process" in table and f"{beside['busy_over_alone']:.2f} times its time alone" in table
+    )
+
+
+def test_frames_are_timed_alone_and_beside_a_process_that_runs_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[Neighbour] = []
+    monkeypatch.setattr(neighbour, "Neighbour", lambda: others.append(Neighbour()) or others[0])
+    seen: list[tuple[int, str]] = []
+
+    def state() -> str:
+        """T where it is stopped."""
+        return Path(f"/proc/{others[0].pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def way(number: Any) -> None:
+        seen.append((number, state() if others else ""))
+
+    found = time_beside_neighbour(way, lambda number: number, torch.device("cpu"), Budget(repeats=2), start=7)  # type: ignore[arg-type, return-value]
+    assert [number for number, _ in seen] == list(range(7, 7 + len(seen)))
+    stopped = [kind == "T" for _, kind in seen[1:]]
+    assert stopped == [False] * 3 + [True] * 6 + [False] * 3
+    assert found.alone.count == found.busy.count == 6
+    assert not Path(f"/proc/{others[0].pid}").exists()
 
 
 def test_by_default_the_network_sees_what_the_checkpoint_was_made_for(checkpoint: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -190,6 +191,7 @@ def test_stage_one_leaves_out_what_later_stages_learn(train: Callable[..., Run],
         (["--val_split", "test"], "test is not a folder"),
         (["--sequences", '["drive", "walk"]'], "no frame of train is of sequences walk; there are drive"),
         (["--dataset", "nowhere"], "nowhere is neither a file nor a known data set"),
+        (["--threads", "-1"], "threads is -1"),
         (["--network.base", "resnet"], "'resnet'; it must be one of"),
     ],
 )
@@ -221,6 +223,16 @@ def test_settings_that_cannot_be_read_are_named(
     for given in ([str(path)], ["--seed", "2", f"--config={path}"], ["--config", str(path), "--seed", "2"]):
         assert main(given) == 1
         assert capsys.readouterr().err.startswith(f"training: {path} does not hold the settings of a run: {reason}")
+
+
+def test_threads_are_those_of_pytorch_and_opencv(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(cv2, "setNumThreads", chosen.append)
+    command = [str(trained.folder / "settings.yaml"), "--run", str(tmp_path), "--dataset", "nowhere"]
+    for threads in ("3", "0"):
+        main([*command, "--threads", threads])
+    assert chosen == [3, 3]
 
 
 def test_frames_to_learn_from_that_are_measured_on_too_are_said_before_the_first_stage(

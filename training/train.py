@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import lightning as L
 import torch
 
@@ -66,7 +67,11 @@ def _train(given: list[str]) -> None:
     check_settings_files(given)
     parser = settings_parser()
     parsed = parse(parser, given)
-    run = Run(instantiated(parser, parsed))
+    config = instantiated(parser, parsed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+        cv2.setNumThreads(config.threads)
+    run = Run(config)
     run.plan(parsed.stage)
     resolved = run.folder / "config.yaml"
     first = processes()[0] == 0

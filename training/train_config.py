@@ -28,6 +28,8 @@ from training.stages.temporal_stage import TemporalStageConfig
 # What PyTorch's and NumPy's generators take.
 SEED = Range(0, 2**32 - 1, whole=True)
 SIDE = Range(SMALLEST_SIDE, whole=True)
+# 0: PyTorch's choice.
+THREADS = Range(0, 256, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class TrainConfig:
         accelerator: what Lightning trains on
         devices: processes on this machine; start as many with torchrun
         nodes: machines
+        threads: CPU threads of each process; 0: as many as PyTorch and OpenCV choose, which is all cores
         precision: of the arithmetic in training
         max_steps: stop each stage after this many steps, for a trial (-1: never)
     """
@@ -108,6 +111,7 @@ class TrainConfig:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
+    threads: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     max_steps: int = -1
 
@@ -117,7 +121,7 @@ class TrainConfig:
             if given is not None:
                 # As a shell would, which sees neither the YAML file nor what follows a "=".
                 object.__setattr__(self, name, os.path.expanduser(given))
-        check(self, seed=SEED, short_side=SIDE, devices=COUNT, nodes=COUNT)
+        check(self, seed=SEED, short_side=SIDE, devices=COUNT, nodes=COUNT, threads=THREADS)
         if self.max_steps != -1 and self.max_steps not in COUNT:
             raise ValueError(f"max_steps is {self.max_steps}; it must be -1 (never) or a number of steps above 0")
 

@@ -16,8 +16,9 @@ import torch
 from stmem_ros.benchmark.cameras import time_cameras
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.film import Film
-from stmem_ros.benchmark.measure import FEWEST_ROUNDS, Budget, measure
+from stmem_ros.benchmark.measure import FEWEST_ROUNDS, WARM_UP_ROUNDS, Budget, measure
 from stmem_ros.benchmark.memory import peak_memory
+from stmem_ros.benchmark.neighbour import time_beside_neighbour
 from stmem_ros.benchmark.report import report, table
 from stmem_ros.benchmark.scaling import draw, measure_scaling
 from stmem_ros.benchmark.subject import BenchmarkError, Subject
@@ -140,11 +141,20 @@ def benchmark(options: argparse.Namespace) -> None:
     comparison = Comparison(subject, setting)
     machine = environment(comparison.device, comparison.dtype)
     times, exactness = measure(comparison, size, budget, say)
+    say("the engine alone and beside a busy process, by turns")
+    beside = time_beside_neighbour(
+        comparison.ways["engine"],
+        comparison.scene,
+        comparison.device,
+        budget,
+        start=WARM_UP_ROUNDS + times["engine"].count,
+    )
     del comparison
     plain = dataclasses.replace(setting, export=None)
     say("" if options.no_memory else "peak memory of each way, in processes of their own")
     memory = {} if options.no_memory else {name: peak_memory(name, subject, plain) for name in WAYS}
     result = report(subject, setting, machine, times, exactness, memory)
+    result["neighbour"] = beside.to_dict()
     if options.cameras:
         several = dataclasses.replace(plain, cameras=options.cameras)
         result["cameras"] = time_cameras(subject, several, budget, say).to_dict()

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import torch
 
+from stmem_ros.openmp import waiting
+
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """JSON-ready. The load average is that of the last minute, so of what else ran as this began."""
@@ -22,6 +24,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
+        "openmp": waiting(),
         "dtype": str(dtype).removeprefix("torch."),
         "load_average": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,

@@ -44,7 +44,7 @@ def report(
 
 
 def table(result: dict[str, Any]) -> str:
-    """`report`'s dictionary, with `cameras` and `node` where these were measured, for people."""
+    """`report`'s dictionary, with `neighbour`, `cameras` and `node` where these were measured, for people."""
     machine = result["environment"]
     weights = result["checkpoint"] or f"random weights, seed {result['seed']}"
     lines = [
@@ -62,6 +62,9 @@ def table(result: dict[str, Any]) -> str:
             continue
         memory = result["peak_memory_mb"].get(name)
         lines.append(row(words, result[f"{name}_ms"], result["quartiles_ms"][name], base, memory))
+    if beside := result.get("neighbour"):
+        for kind, words in (("alone", "engine again, alone"), ("busy", "engine beside one busy process")):
+            lines.append(row(words, beside[f"{kind}_ms"], beside[f"{kind}_quartiles_ms"], base))
     if cameras := result.get("cameras"):
         for kind, words in (("batch", "as one batch"), ("single", "one by one")):
             label = f"{cameras['cameras']} cameras {words}, fast path, each"
@@ -75,7 +78,17 @@ def table(result: dict[str, Any]) -> str:
         f"exact: logits within {result['max_abs_diff']:.1e} of the plain modules', "
         f"{result['label_agreement']:.4%} of labels equal",
     ]
-    return "\n".join(lines + node_lines(result.get("node")))
+    return "\n".join(lines + neighbour_lines(result.get("neighbour"), machine) + node_lines(result.get("node")))
+
+
+def neighbour_lines(beside: dict[str, Any] | None, machine: dict[str, Any]) -> list[str]:
+    if beside is None:
+        return []
+    waiting = " ".join(f"{name}={value}" for name, value in machine["openmp"].items()) or "OpenMP's default"
+    return [
+        f"beside one busy process on {machine['cores']} cores the engine takes {beside['busy_over_alone']:.2f} times "
+        f"its time alone, measured by turns ({beside['frames']} frames each); threads wait: {waiting}"
+    ]
 
 
 def row(
