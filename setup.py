@@ -22,7 +22,7 @@ setup(
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
-        (f"share/{PACKAGE}", ["package.xml", "LICENSE", "README.md"]),
+        (f"share/{PACKAGE}", ["package.xml", "LICENSE", "README.md", "CHANGELOG.rst"]),
         (f"share/{PACKAGE}/docs", glob("docs/*.md")),
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
         (f"share/{PACKAGE}/config", glob("config/*")),

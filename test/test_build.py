@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,19 @@ def test_colcon_installs_commands_launch_file_parameters_and_model(tmp_path: Pat
     script = f'. install/local_setup.sh && cd / && "{sys.executable}" -c "{check}"'
     found = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.stdout.strip() == "11", found.stderr
+
+
+def test_the_changelog_is_one_that_ros_release_tools_read() -> None:
+    """With a version in place of Forthcoming, as a release puts it there."""
+    changelog = pytest.importorskip("catkin_pkg.changelog")
+    text = (ROOT / "CHANGELOG.rst").read_text()
+    version = re.search(r"<version>(.+)</version>", (ROOT / "package.xml").read_text())
+    assert version is not None and f'version="{version[1]}"' in (ROOT / "setup.py").read_text()
+    released = text.replace("Forthcoming\n-----------", "999.0.0 (2999-01-01)\n--------------------")
+    found = changelog.populate_changelog_from_rst(changelog.Changelog("stmem_ros"), released)
+    versions = {number: content for number, _, content in found.foreach_version()}
+    assert {"999.0.0", version[1]} <= set(versions)
+    assert all(content and str(content[0]).strip() for content in versions.values())
 
 
 def test_another_environment_that_is_active_is_not_taken_for_the_system(tmp_path: Path) -> None:
