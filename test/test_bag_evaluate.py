@@ -456,6 +456,22 @@ class TestClassList:
         found, _ = run(0, path, "--truth-topic", TRUTH, "--labels-topic", LABELS, checkpoint=False)
         assert found["classes"] == ["floor", "class_1", "forklift"]
 
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["--window", "centered"], "--window is of a network, and none is measured: give --checkpoint too"),
+            (["--precision", "bfloat16", "--short-side", "96"], "--short-side and --precision are of a network"),
+            (["--vc-rule", "vspw"], "--vc-rule is of a ground truth: give --truth-topic or --truth too"),
+            (["--dataset", "camvid"], "--dataset is of a ground truth"),
+        ],
+    )
+    def test_an_option_that_would_change_no_figure_is_refused(
+        self, run: Callable[..., tuple[dict, str]], tmp_path: Path, arguments: list[str], reason: str
+    ) -> None:
+        path = write_bag(tmp_path / "drive", self.messages(class_list(OTHERS)))
+        _, line = run(1, path, "--labels-topic", LABELS, *arguments, checkpoint=False)
+        assert reason in line and line.count("\n") == 1
+
     def test_that_of_the_truth_serves_too(self, run: Callable[..., tuple[dict, str]], tmp_path: Path) -> None:
         path = write_bag(tmp_path / "drive", self.messages(class_list(OTHERS, "/gt/label_info")))
         found, _ = run(0, path, "--truth-topic", TRUTH, "--labels-topic", LABELS, checkpoint=False)

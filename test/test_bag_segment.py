@@ -742,6 +742,18 @@ __main__.main(["segment", {str(source)!r}, "--out", {str(tmp_path / "out")!r}, "
         again = segment(source, "--resume")
         assert again.status == 0 and "is whole already" in again.printed
 
+    def test_resuming_what_is_whole_tells_again_what_it_lost(
+        self, segment: Callable[..., Outcome], tmp_path: Path, stop: Stop
+    ) -> None:
+        source = write_bag(tmp_path / "in", self.entries())
+        options = ["--image-topic", CAMERA, "--image-topic", "/rear/image_raw"]
+        whole = segment(source, *options)
+        assert whole.status == 3
+        stop.at(0)
+        again = segment(source, *options, "--resume")
+        assert again.status == 3 and again.error.splitlines() == whole.error.splitlines()[-1:]
+        assert "is whole already" in again.printed
+
     def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         self, segment: Callable[..., Outcome], tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -17,6 +17,9 @@ from stmem_ros.bag.plan import Plan
 from stmem_ros.streaming import StreamingSegmenter
 from stmem_ros.streaming.exported import read_export
 
+# What a run lost, in the bag's `custom_data`.
+LOST = "lost"
+
 
 def describe(bag: Path, checkpoint: Path, plan: Plan, engine: StreamingSegmenter) -> dict[str, str]:
     """The settings on which the output depends, by names for a person. Raises CheckpointError or OSError."""
@@ -41,13 +44,15 @@ def describe(bag: Path, checkpoint: Path, plan: Plan, engine: StreamingSegmenter
     return {name: str(value) for name, value in values.items()}
 
 
-def is_finished(path: Path, settings: dict[str, str]) -> bool:
-    """Whether a whole bag with these settings is at `path`."""
+def finished(path: Path, settings: dict[str, str]) -> list[str] | None:
+    """What the run lost that left a whole bag with these settings at `path`, a line each; None if there is none."""
     try:
         document = YAML(typ="safe").load(path / METADATA)
-        return dict(document["rosbag2_bagfile_information"]["custom_data"]) == settings
+        said = dict(document["rosbag2_bagfile_information"]["custom_data"])
+        lost = str(said.pop(LOST, "")).splitlines()
     except (OSError, ValueError, KeyError, TypeError, YAMLError):
-        return False
+        return None
+    return lost if said == settings else None
 
 
 def checkpoint_digest(path: Path) -> str:

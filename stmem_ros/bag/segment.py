@@ -27,7 +27,7 @@ from stmem_ros.bag.labelling import Labelling, Write
 from stmem_ros.bag.messages import OUTPUT_QOS, CameraInfos
 from stmem_ros.bag.options import add_stream_arguments
 from stmem_ros.bag.plan import OUTPUTS, Plan, make_plan
-from stmem_ros.bag.resume import describe, is_finished
+from stmem_ros.bag.resume import LOST, describe, finished
 from stmem_ros.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, find_checkpoint
 from stmem_ros.files import user_path
 from stmem_ros.streaming import DeviceError, NetworkError, StreamConfig, StreamingSegmenter
@@ -117,11 +117,11 @@ def _run(options: argparse.Namespace) -> int:
             torch.set_num_threads(options.threads)
         engine = StreamingSegmenter.from_checkpoint(options.checkpoint, config)
         settings = describe(options.bag, find_checkpoint(options.checkpoint), plan, engine)
-        lost: list[str] = []
-        if options.resume and is_finished(options.out, settings):
+        lost = finished(options.out, settings) if options.resume else None
+        if lost is not None:
             print(f"{options.out} is whole already")
         else:
-            lost += _write(options, bag, plan, engine, settings)
+            lost = _write(options, bag, plan, engine, settings)
         if options.video is not None:
             print(*write_videos(options.video, bag, options.out, plan, engine.info.labels, lost), sep="\n")
         for line in lost:
@@ -183,12 +183,15 @@ def _write(
             # Nothing to go on from.
             writer.parts.clear()
             raise BagError(f"{bag.path}: no image could be labelled: {'; '.join([*lost, *bag.lost])}")
+        lost = [*dict.fromkeys([*lost, *bag.lost])]
+        if lost:
+            writer.remark(LOST, "\n".join(lost))
     for line in dict.fromkeys([*plan.notes, *bag.notes]):
         print(line)
     for result in results:
         print(result.summary())
     print(f"wrote {options.out}")
-    return [*dict.fromkeys([*lost, *bag.lost])]
+    return lost
 
 
 def _in_parts(writer: BagWriter) -> Write:

@@ -137,8 +137,6 @@ def _run(options: argparse.Namespace) -> int:
     write_report = _report_writer(options)
     bags = list(dict.fromkeys(bag for path in options.bags for bag in find_bags(path)))
     settings = settings_of(options, bags)
-    if settings.dataset is not None and not settings.has_truth:
-        raise EvaluationError("--dataset says what a ground truth's values mean: give --truth-topic or --truth too")
     # What is wrong for every bag is said once, before the first.
     label_set(settings)
     provenance = about(settings, bags)

@@ -11,6 +11,7 @@ from stmem_ros.streaming import StreamConfig
 from training.measure.rows import distinct_name
 
 RECORDED = "recorded labels"
+NO_NETWORK = "a network, and none is measured: give --checkpoint"
 
 
 class EvaluationError(Exception):
@@ -100,10 +101,25 @@ class EvaluationSettings:
             raise EvaluationError(f"--tolerance is {self.tolerance:g}; it must be a number of seconds from 0 on")
         if self.threads < 0:
             raise EvaluationError(f"--threads is {self.threads}; it must be a number from 0 on")
+        self._require_effect()
         try:
             self.stream()
         except ValueError as error:
             raise EvaluationError(f"--{str(error).replace('short_side', 'short-side')}") from error
+
+    def _require_effect(self) -> None:
+        """Raises EvaluationError for a setting that was changed and that nothing here would use."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for names, used, missing in (
+            # Not device and threads: no figure depends on them.
+            (("window", "short_side", "precision"), self.checkpoints, NO_NETWORK),
+            (("dataset", "vc_rule"), self.has_truth, "a ground truth: give --truth-topic or --truth"),
+            (("tolerance",), self.has_truth or self.labels_topics, "label images: give --truth-topic or --truth"),
+        ):
+            changed = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != defaults[name]]
+            if changed and not used:
+                verb = "is" if len(changed) == 1 else "are"
+                raise EvaluationError(f"{' and '.join(changed)} {verb} of {missing} too")
 
     def stream(self) -> StreamConfig:
         config = (self.window, self.max_gap, self.short_side, self.device, self.precision)

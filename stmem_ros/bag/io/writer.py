@@ -60,6 +60,7 @@ class BagWriter:
         self.path = Path(path).absolute()
         self.typestore = typestore or ros2_typestore()
         self._settings = dict(settings or {})
+        self._remarks: dict[str, str] = {}
         self._limits = part_messages, part_bytes
         self._compress = compress
         self._topics: dict[str, TopicRecord] = {}
@@ -107,6 +108,10 @@ class BagWriter:
         if self._writer is not None:
             self._connect(self._topics[topic])
 
+    def remark(self, name: str, text: str) -> None:
+        """Say something of the run that its settings do not decide; it ends up beside them in `custom_data`."""
+        self._remarks[name] = text
+
     def write(self, topic: str, message: Any, recorded_ns: int) -> None:
         """A message object, or its CDR as bytes, on a topic that was added."""
         data = message
@@ -148,7 +153,8 @@ class BagWriter:
         self.end_part()
         with self._guarded():
             with whole_file(self.partial / METADATA) as file:
-                file.write_text(metadata_text(list(self._topics.values()), self.parts, self._settings), "utf-8")
+                said = self._settings | self._remarks
+                file.write_text(metadata_text(list(self._topics.values()), self.parts, said), "utf-8")
             self._unfinished.finish()
 
     def abandon(self) -> None:
