@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,7 +172,7 @@ def test_a_dead_camera_holds_no_other_up_and_is_reported(graph: Graph) -> None:
 
     def drive() -> None:
         while not stop.wait(0.05):
-            graph.send_image(gray_frame(5), topic="front")
+            graph.send_image(gray_frame(5), time.time_ns(), topic="front")
 
     thread = threading.Thread(target=drive)
     thread.start()

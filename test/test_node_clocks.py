@@ -29,6 +29,7 @@ SYSTEM = Reading(NOW, simulated=False, system=NOW, uptime=UPTIME)
 STOPPED = Reading(0, simulated=True, system=NOW, uptime=UPTIME)
 SIMULATED = Reading(40 * SECOND, simulated=True, system=NOW, uptime=UPTIME)
 GOOD = {
+    "before a slow /clock says so": (40 * SECOND + SECOND // 2, SIMULATED),
     "just now": (NOW, SYSTEM),
     "a slow camera": (NOW - 5 * SECOND, SYSTEM),
     "a driver that stamps the exposure's end": (NOW + SECOND // 50, SYSTEM),

@@ -36,7 +36,9 @@ def slow(tmp_path: Path) -> Path:
     """A folder of modules that never finish importing; each says that it began."""
     for name in SLOW:
         (tmp_path / f"{name}.py").write_text(
-            f"import pathlib, time\npathlib.Path({str(tmp_path / 'began')!r}).touch()\ntime.sleep(60)\n"
+            f"import pathlib, time\npathlib.Path({str(tmp_path / 'began')!r}).touch()\n"
+            # In steps: a signal just before a sleep is seen after it.
+            "for _ in range(6000):\n    time.sleep(0.01)\n"
         )
     return tmp_path
 
@@ -44,7 +46,15 @@ def slow(tmp_path: Path) -> Path:
 def stop_while_importing(command: list[str], slow: Path) -> tuple[int, str]:
     """Ctrl-C once the first of the slow modules is being imported: the status, and what was said."""
     environment = os.environ | {"PYTHONPATH": f"{slow}:{ROOT}"}
-    process = subprocess.Popen(command, env=environment, cwd=slow, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=slow,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal: what runs in the background of a script ignores Ctrl-C, and its processes do too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 30
         while not (slow / "began").exists():

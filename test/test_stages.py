@@ -340,7 +340,7 @@ def test_a_folder_that_cannot_be_written_to_is_known_before_the_data_is_read(
     path.mkdir() if kind == "folder" else path.touch()
     settings_file = Path(settings["run"]).with_name("settings.yaml")
     settings_file.write_text(yaml.safe_dump(settings))
-    monkeypatch.setattr("training.train.list_frames", lambda *_: pytest.fail("the data was read first"))
+    monkeypatch.setattr("training.train.read_split", lambda *_: pytest.fail("the data was read first"))
     run = settings["run"] + (place if place == "/new" else "")
     assert main([str(settings_file), "--run", run]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
