@@ -26,6 +26,9 @@ from stmem_ros.network.segmenter import build_segmenter, empty_segmenter
 FORMAT = "stmem_ros"
 ROW_PREFIX = "rows."
 FORMAT_VERSION = 2
+# Pixels of the height or width, whichever is less, of what a network sees.
+NETWORK_SIDES = range(64, 8192 + 1)
+NETWORK_SIDES_TEXT = f"at least {NETWORK_SIDES[0]} and at most {NETWORK_SIDES[-1]}"
 # The file of an exported network's folder that describes it.
 EXPORT_DOCUMENT = "model.json"
 # What files of torch.save begin with: zip archives since PyTorch 1.6, pickles before.
@@ -73,8 +76,8 @@ class CheckpointInfo:
     def __post_init__(self) -> None:
         if len(self.labels) != self.config.classes:
             raise ValueError(f"{len(self.labels)} class names for a network of {self.config.classes} classes")
-        if not isinstance(self.short_side, int) or self.short_side < 64:
-            raise ValueError(f"short_side is {self.short_side!r}; it must be a whole number of at least 64")
+        if not isinstance(self.short_side, int) or self.short_side not in NETWORK_SIDES:
+            raise ValueError(f"short_side is {self.short_side!r}; it must be a whole number, {NETWORK_SIDES_TEXT}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data, as a header has it; `info_from_dict` gives the same back."""

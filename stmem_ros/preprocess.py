@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stmem_ros.checkpoint import Normalization
+from stmem_ros.checkpoint import NETWORK_SIDES, Normalization
 from stmem_ros.decode import ImageError
 
-SMALLEST_SIDE = 64
+SMALLEST_SIDE = NETWORK_SIDES[0]
 # Enlarging ends where the longer side is this many times `short_side`: a strip would take all memory there is.
 LARGEST_ASPECT = 4
 # What a network takes grows with its image, and whoever sends one chooses its size: 4K, and no more.

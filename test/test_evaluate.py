@@ -198,12 +198,18 @@ def test_images_are_resized_for_the_network_and_labels_are_not(
     assert accuracy.pixel_accuracy > 96
 
 
-def test_another_size_may_be_asked_for(run: Callable[..., int], save: Callable[..., Path], tmp_path: Path) -> None:
+def test_another_size_may_be_asked_for(
+    run: Callable[..., int], save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--checkpoint", save(96)) == 0
     trained = figures(tmp_path)
     assert run("--checkpoint", save(96), "--short-side", "192") == 0
     assert figures(tmp_path)["gmacs"] > 3 * trained["gmacs"]
-    assert run("--checkpoint", save(96), "--short-side", "63") == 1
+    for side in ("63", "100000"):
+        assert run("--checkpoint", save(96), "--short-side", side) == 1
+        assert (
+            f"--short-side is {side}; it must be 0 (the checkpoint's) or at least 64 and at" in capsys.readouterr().err
+        )
 
 
 def test_images_of_one_split_may_differ_in_size(

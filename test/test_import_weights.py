@@ -758,6 +758,8 @@ def unreadable(kind: str, tmp_path: Path, state: State) -> Path:
         path.write_bytes(pickle.dumps(Code(tmp_path / "ran"), protocol=2))
     elif kind == "numpy":
         torch.save({"state_dict": state, "best": np.float64(78.1)}, path)
+    elif kind == "whole network":
+        torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)), path)
     elif kind == "pickled safetensors":
         torch.save(state, path)
     elif kind == "truncated":
@@ -804,6 +806,12 @@ def unreadable(kind: str, tmp_path: Path, state: State) -> Path:
         ("code", f"asks for code to be run ({os.name}.mkdir)"),
         ("code in an older file", f"asks for code to be run ({os.name}.mkdir)"),
         ("numpy", "asks for code to be run (numpy."),
+        (
+            "whole network",
+            "asks for code to be run (torch.nn.modules.container.Sequential), which is not done here: where the file "
+            "is trusted, load it with torch.load(FILE, weights_only=False) and save its tensors alone, "
+            "torch.save(loaded.state_dict(), OTHER)",
+        ),
         ("truncated", "is damaged or no file of weights: it is cut short, its download did not finish; get it again"),
         ("text", 'is a text, not weights (it begins "404: Not Found"): get the file again'),
         ("web page", "is a web page, not weights: get the file itself"),

@@ -57,7 +57,7 @@ def read(parser: ArgumentParser, file: Path) -> Callable[..., TrainConfig]:
         ("stf.rate", "nan", "is nan; it must be a finite number"),
         ("mar.memory_rate", "-1", "is -1.0; it must not be negative"),
         ("stf.weight_decay", ".inf", "is inf; it must be a number of at least 0"),
-        ("stf.workers", "-1", "is -1; it must not be negative"),
+        ("stf.workers", "-1", "is -1; it must be at least 0 and at most 256"),
         ("stf.epochs", "many", "is many; it must be a whole number"),
         ("stf.cache_gb", ".nan", "is nan; it must be a number of at least 0"),
         ("stf.feature_noise", "-1", "is -1.0; it must not be negative"),
@@ -73,7 +73,11 @@ def read(parser: ArgumentParser, file: Path) -> Callable[..., TrainConfig]:
         ("memory.confident_per_class", "0", f"is 0; {WHOLE}"),
         ("network.stf.heads", "0", "is 0; it must be a whole number from 1 to 65536"),
         ("network.classifier_upscale", "9", "is 9; it must be from 1 to 8"),
-        ("short_side", "63", "is 63; it must be a whole number of at least 64"),
+        ("short_side", "63", "is 63; it must be at least 64 and at most 8192"),
+        ("short_side", "100000", "is 100000; it must be at least 64 and at most 8192"),
+        ("base.workers", "1000", "is 1000; it must be at least 0 and at most 256"),
+        ("augment.scale", "[1]", "is [1]; it must be a list of 2"),
+        ("augment.crop", "[100000, 64]", "is [100000, 64]; it must be a height and a width, each at least 16"),
         ("seed", "-1", "is -1; it must be at least 0 and at most 4294967295"),
         ("devices", "0", f"is 0; {WHOLE}"),
         ("nodes", "0", f"is 0; {WHOLE}"),
@@ -147,6 +151,10 @@ def test_a_step_of_one_image_is_known_at_once(
         (("--accelerator", "gpu"), "accelerator is gpu, but PyTorch finds no GPU here: write cpu or auto"),
         (("--precision", "16-mixed"), "precision is 16-mixed, which needs a GPU"),
         (("--devices", "2"), "start with torchrun --nproc-per-node 2 -m training.train -- CONFIG.yaml --devices 2"),
+        (
+            ("--nodes", "2"),
+            "torchrun --nnodes 2 --nproc-per-node 1 -m training.train -- CONFIG.yaml --devices 1 --nodes 2",
+        ),
     ],
 )
 def test_a_machine_without_what_is_asked_for_is_known_at_once(

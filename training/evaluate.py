@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from stmem_ros.checkpoint import (
     DEFAULT_CHECKPOINT,
+    NETWORK_SIDES,
+    NETWORK_SIDES_TEXT,
     CheckpointError,
     CheckpointInfo,
     find_checkpoint,
@@ -33,7 +35,7 @@ from stmem_ros.command import OutputError, exit_status, image_size, require_writ
 from stmem_ros.files import user_path, whole_file
 from stmem_ros.network import VideoSegmenter
 from stmem_ros.network.segmenter import upsample
-from stmem_ros.preprocess import SMALLEST_SIDE, network_size
+from stmem_ros.preprocess import network_size
 from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError, resolve_device
 from stmem_ros.used_bits import add_used_bits
@@ -332,9 +334,9 @@ def run(options: argparse.Namespace) -> None:
     spec = load_spec(options.dataset)
     if options.used_bits:
         spec = dataclasses.replace(spec, used_bits=options.used_bits)
-    if options.short_side and options.short_side < SMALLEST_SIDE:
+    if options.short_side and options.short_side not in NETWORK_SIDES:
         raise EvaluationError(
-            f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
+            f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or {NETWORK_SIDES_TEXT} pixels"
         )
     rows = rows_of(options.checkpoint, options.window, spec, options.short_side, baselines)
     split = read_split(spec, options.root, options.split)

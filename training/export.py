@@ -26,6 +26,8 @@ from stmem_ros.benchmark.film import Film
 from stmem_ros.checkpoint import (
     DEFAULT_CHECKPOINT,
     EXPORT_DOCUMENT,
+    NETWORK_SIDES,
+    NETWORK_SIDES_TEXT,
     CheckpointError,
     CheckpointInfo,
     find_checkpoint,
@@ -155,8 +157,8 @@ def _check(options: argparse.Namespace, output: Path) -> None:
     for name, size in (("--size", options.size), ("--camera-size", options.camera_size)):
         if size and not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
             raise ExportError(f"{name} is {_pixels(size)}; sides have {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
-    if options.short_side is not None and options.short_side < SMALLEST_SIDE:
-        raise ExportError(f"--short-side is {options.short_side}; it must be at least {SMALLEST_SIDE} pixels")
+    if options.short_side is not None and options.short_side not in NETWORK_SIDES:
+        raise ExportError(f"--short-side is {options.short_side}; it must be {NETWORK_SIDES_TEXT} pixels")
     if options.size and options.short_side:
         raise ExportError("--size says all of the size: leave --short-side out")
     if not 1 <= options.cameras <= MOST_CAMERAS:

@@ -15,13 +15,19 @@ from typing import Any
 import torch
 
 import stmem_ros
-from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, Normalization, save_checkpoint
+from stmem_ros.checkpoint import (
+    NETWORK_SIDES,
+    NETWORK_SIDES_TEXT,
+    CheckpointError,
+    CheckpointInfo,
+    Normalization,
+    save_checkpoint,
+)
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import user_path
 from stmem_ros.network import BASES, SegmenterConfig, build_base, build_segmenter
 from stmem_ros.network.bases.timm_backbone import PREFIX
 from stmem_ros.network.segmenter import empty_segmenter
-from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.program import called
 from training.data.dataset import DatasetError, DatasetSpec, load_spec
 from training.stages.given_memory import load_memory
@@ -109,8 +115,8 @@ def _check(options: argparse.Namespace) -> DatasetSpec | None:
         if output.exists() and path.exists() and output.samefile(path):
             raise WeightsError(f"{output} is the file to read: give another one to write")
         require_writable("OUT", output)
-    if options.short_side is not None and options.short_side < SMALLEST_SIDE:
-        raise WeightsError(f"--short-side is {options.short_side}; it must be at least {SMALLEST_SIDE} pixels")
+    if options.short_side is not None and options.short_side not in NETWORK_SIDES:
+        raise WeightsError(f"--short-side is {options.short_side}; it must be {NETWORK_SIDES_TEXT} pixels")
     return None if options.dataset is None else load_spec(options.dataset)
 
 

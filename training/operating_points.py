@@ -19,9 +19,10 @@ import torch
 
 from stmem_ros.benchmark.environment import environment
 from stmem_ros.benchmark.measure import Budget, Spread, interleave
+from stmem_ros.checkpoint import NETWORK_SIDES, NETWORK_SIDES_TEXT
 from stmem_ros.command import exit_status, require_writable
 from stmem_ros.files import user_path
-from stmem_ros.preprocess import SMALLEST_SIDE, network_size
+from stmem_ros.preprocess import network_size
 from stmem_ros.program import called
 from stmem_ros.streaming import StreamConfig, StreamingSegmenter, resolve_device
 from stmem_ros.streaming.device import resolve_precision
@@ -177,9 +178,9 @@ def point_of(row: Row, figures: dict[str, Any] | None, latency: Spread | None) -
 
 def check(options: argparse.Namespace) -> None:
     """What can be wrong with the options alone. Raises EvaluationError and OutputError."""
-    small = [side for side in options.short_sides if side < SMALLEST_SIDE]
-    if small:
-        raise EvaluationError(f"--short-sides {small[0]}: a short side is at least {SMALLEST_SIDE} pixels")
+    unfit = [side for side in options.short_sides if side not in NETWORK_SIDES]
+    if unfit:
+        raise EvaluationError(f"--short-sides {unfit[0]}: a short side is {NETWORK_SIDES_TEXT} pixels")
     for name in ("rounds", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stmem_ros.checkpoint import CheckpointError
+from stmem_ros.checkpoint import NETWORK_SIDES, NETWORK_SIDES_TEXT, CheckpointError
 from stmem_ros.command import OutputError, exit_status, require_writable
 from stmem_ros.files import user_path
-from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.program import called
 from stmem_ros.streaming import DeviceError, resolve_device
 from training.data.dataset import DatasetError
@@ -147,9 +146,9 @@ def check(options: Options) -> None:
         if options.target not in targets and getattr(options, name) != getattr(defaults, name):
             raise NotMeasured(f"--{name} is of {' and '.join(targets)}: {options.target} has no use for it")
     resolve_device(options.device)
-    if options.short_side and options.short_side < SMALLEST_SIDE:
+    if options.short_side and options.short_side not in NETWORK_SIDES:
         raise NotMeasured(
-            f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or at least {SMALLEST_SIDE} pixels"
+            f"--short-side is {options.short_side}; it must be 0 (the checkpoint's) or {NETWORK_SIDES_TEXT} pixels"
         )
     for name, find in FINDERS.items():
         root = getattr(options, name)

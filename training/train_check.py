@@ -25,11 +25,15 @@ from training.train_config import TrainConfig
 
 def check_machine(config: TrainConfig) -> None:
     """Raises TrainingError if this machine, or how the processes were started, does not fit the settings."""
-    if config.devices * config.nodes != processes()[1]:
+    started, devices, nodes = processes()[1], config.devices, config.nodes
+    if devices * nodes != started:
+        machines, of_run = (f"--nnodes {nodes} ", f" --nodes {nodes}") if nodes > 1 else ("", "")
+        or_else = f", or say --devices {started // nodes}" if started > 1 and started % nodes == 0 else ""
         raise TrainingError(
-            f"devices x nodes is {config.devices * config.nodes}, the processes are {processes()[1]}: start with "
+            f"devices x nodes is {devices * nodes}, the processes are {started}: start with "
             # Without the -- torchrun takes --run for an option of its own.
-            f"torchrun --nproc-per-node {config.devices} -m training.train -- CONFIG.yaml --devices {config.devices}"
+            f"torchrun {machines}--nproc-per-node {devices} -m training.train -- CONFIG.yaml --devices {devices}"
+            f"{of_run}{or_else}"
         )
     cuda = CUDAAccelerator.is_available()
     gpu = config.accelerator != "cpu" and (cuda or MPSAccelerator.is_available())

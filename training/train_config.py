@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from stmem_ros.checkpoint import NETWORK_SIDES
 from stmem_ros.files import one_line
 from stmem_ros.network import SegmenterConfig
-from stmem_ros.preprocess import SMALLEST_SIDE
 from stmem_ros.program import called
 from training.data.augment import AugmentConfig
 from training.data.clip_dataset import ClipConfig
@@ -27,7 +27,7 @@ from training.stages.temporal_stage import TemporalStageConfig
 
 # What PyTorch's and NumPy's generators take.
 SEED = Range(0, 2**32 - 1, whole=True)
-SIDE = Range(SMALLEST_SIDE, whole=True)
+SIDE = Range(NETWORK_SIDES[0], NETWORK_SIDES[-1], whole=True)
 # 0: PyTorch's choice.
 THREADS = Range(0, 256, whole=True)
 
@@ -180,10 +180,10 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         return parser.parse_args(arguments)
     except ArgumentError as error:
         wrong = re.match(r'Parser key "([^"]+)":\s+Expected a (.+?)\. Got value: (.+)', str(error), re.DOTALL)
-        kind = wrong and re.fullmatch(r"<class '(\w+)'>|typing\.Literal\[(.+)\]", wrong[2])
+        kind = wrong and re.fullmatch(r"<class '(\w+)'>|typing\.Literal\[(.+)\]|tuple with (\d) elements", wrong[2])
         if wrong is None or kind is None or (kind[1] and kind[1] not in KINDS):
             raise ValueError(f"{one_line(error)} (--help lists the settings)") from error
-        allowed = KINDS[kind[1]] if kind[1] else f"one of {kind[2]}"
+        allowed = KINDS[kind[1]] if kind[1] else f"one of {kind[2]}" if kind[2] else f"a list of {kind[3]}"
         raise ValueError(f"{wrong[1]} is {' '.join(wrong[3].split())}; it must be {allowed}") from error
 
 

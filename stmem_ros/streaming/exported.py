@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stmem_ros.checkpoint import EXPORT_DOCUMENT, CheckpointError, CheckpointInfo, folder_hint, info_from_dict
+from stmem_ros.checkpoint import (
+    EXPORT_DOCUMENT,
+    NETWORK_SIDES,
+    CheckpointError,
+    CheckpointInfo,
+    folder_hint,
+    info_from_dict,
+)
 from stmem_ros.decode import ImageError
 from stmem_ros.files import one_line, user_path
 from stmem_ros.lfs import BEGIN, ONLY_A_POINTER
@@ -26,7 +33,7 @@ FORMAT_VERSION = 1
 FRAME = "frame.onnx"
 # A document is some kilobytes, mostly provenance; a network's image has at most so many rows, or columns.
 LARGEST_DOCUMENT = 1 << 24
-LARGEST_SIDE = 8192
+LARGEST_SIDE = NETWORK_SIDES[-1]
 MOST_CAMERAS = 64
 # An image whose aspect is further from the network's than this is not stretched.
 MOST_STRETCH = 0.03

@@ -12,9 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stmem_ros.checkpoint import CheckpointError, CheckpointInfo, find_checkpoint, load_checkpoint
+from stmem_ros.checkpoint import (
+    NETWORK_SIDES,
+    NETWORK_SIDES_TEXT,
+    CheckpointError,
+    CheckpointInfo,
+    find_checkpoint,
+    load_checkpoint,
+)
 from stmem_ros.network import VideoSegmenter
-from stmem_ros.preprocess import SMALLEST_SIDE, Preprocessor
+from stmem_ros.preprocess import Preprocessor
 from stmem_ros.streaming.batch import Prepared, Segmentation, Step, finish, step_together
 from stmem_ros.streaming.cuda_graph import GraphedNetwork
 from stmem_ros.streaming.device import resolve_device, resolve_precision
@@ -45,10 +52,10 @@ class StreamConfig:
             raise ValueError(f"window is {self.window!r}; it must be causal or centered")
         if not self.max_gap > 0:
             raise ValueError(f"max_gap is {self.max_gap!r}; it must be above 0 seconds")
-        if self.short_side not in (-1, 0) and self.short_side < SMALLEST_SIDE:
+        if self.short_side not in (-1, 0) and self.short_side not in NETWORK_SIDES:
             raise ValueError(
                 f"short_side is {self.short_side!r}; it must be 0 (the checkpoint's), -1 (the camera's) "
-                f"or at least {SMALLEST_SIDE} pixels"
+                f"or {NETWORK_SIDES_TEXT} pixels"
             )
 
 

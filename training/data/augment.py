@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stmem_ros.checkpoint import NETWORK_SIDES
 from stmem_ros.labels import IGNORE_INDEX
 from stmem_ros.preprocess import resize
 from training.ranges import ABOVE_ZERO, SHARE, Range, check
 
 # Pixels: less than the largest stride of a base network.
-CROP = Range(16, whole=True)
+CROP = Range(16, NETWORK_SIDES[-1], whole=True)
 
 Image = NDArray[np.uint8]
 
@@ -42,7 +43,10 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if len(self.crop) != 2 or not all(side in CROP for side in self.crop):
-            raise ValueError(f"crop is {list(self.crop)}; it must be a height and a width, each at least {CROP.low}")
+            raise ValueError(
+                f"crop is {list(self.crop)}; it must be a height and a width, each at least {CROP.low} and at "
+                f"most {CROP.high}"
+            )
         low, high = self.scale if len(self.scale) == 2 else (0.0, 0.0)
         if low not in ABOVE_ZERO or high not in ABOVE_ZERO or low > high:
             raise ValueError(f"scale is {list(self.scale)}; it must be two numbers above 0, the lesser one first")

@@ -26,6 +26,8 @@ HEADING = re.compile(
 )
 # Between two names that hold blanks themselves: a blank behind the ending of an image.
 BEHIND_ENDING = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})\s+", re.IGNORECASE)
+# A mark that separates no names, behind the ending of an image and with more behind it: a.png|labels/a.png
+OTHER_MARK = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})\s*([-=]>|[|:=&+>])\s*\S", re.IGNORECASE)
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
@@ -50,7 +52,9 @@ def read_list(file: Path, spec: DatasetSpec) -> list[Line]:
         try:
             names = names_in(line)
         except csv.Error as error:
-            raise DatasetError(f"{where} has a quotation mark that is not closed: {line.strip()}") from error
+            # Of a line of JSON, the quotation marks are closed.
+            wrong = "is not closed" if "end of data" in str(error) else "stands within a name, not around it"
+            raise DatasetError(f"{where} has a quotation mark that {wrong}: {line.strip()}") from error
         if names and (lines or not HEADING.fullmatch("\n".join(names))):
             lines.append(Line(where, line.strip(), names))
     return lines
@@ -114,6 +118,13 @@ class ListedFrames:
             problems.append(
                 f"{line.where} holds {len(names)} names ({', '.join(names)}); it may hold an image and, after a tab, "
                 "comma or blank, its label image"
+            )
+            return []
+        other = None if alone else next(filter(None, map(OTHER_MARK.search, names)), None)
+        if other is not None:
+            problems.append(
+                f"{line.where} holds {line.text}, which looks like two names with {other[1]} between them: put a tab, "
+                "comma, semicolon or blank there"
             )
             return []
         listed = PurePath(names[0].replace("\\", "/")).as_posix()

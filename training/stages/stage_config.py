@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from training.ranges import BELOW_ONE, COUNT, COUNT_OR_NONE, NOT_NEGATIVE, check
+from training.ranges import BELOW_ONE, COUNT, COUNT_OR_NONE, NOT_NEGATIVE, Range, check
+
+# Each is a process with PyTorch in it.
+WORKERS = Range(0, 256, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,5 +69,5 @@ class StageConfig:
             label_smoothing=BELOW_ONE,
             dice_weight=NOT_NEGATIVE,
             validate_every=COUNT,
-            workers=COUNT_OR_NONE,
+            workers=WORKERS,
         )

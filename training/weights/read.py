@@ -103,14 +103,21 @@ def _unpickled(path: Path) -> Any:
             raise WeightsError(f"{path} is damaged or no file of weights: get the file again") from error
         raise WeightsError(
             f"{path} asks for code to be run ({code[1]}), which is not done here: where the file is trusted, load it "
-            "with torch.load(FILE, weights_only=False) and save its tensors alone, "
-            "torch.save(loaded['state_dict'], OTHER)"
+            f"with torch.load(FILE, weights_only=False) and save its tensors alone, {_saved(code[1])}"
         ) from error
     except Exception as error:
         # Damaged pickles fail in every way there is, and seldom say how.
         text = one_line(error).split(". ")[0]
         reason = f" ({text})" if " " in text else ""
         raise WeightsError(f"{path} is damaged or no file of weights{reason}: get the file again") from error
+
+
+def _saved(code: str) -> str:
+    """How to save the tensors alone, where a file asks for this class or function."""
+    alone = "torch.save(loaded.state_dict(), OTHER)"
+    below = "torch.save(loaded['state_dict'], OTHER), or below the key that has them"
+    # In a file of a network's own classes either may be.
+    return alone if code.startswith("torch.nn.") else f"{below}; of a whole network {alone}"
 
 
 def _without_tensors(document: Any) -> str:
