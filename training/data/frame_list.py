@@ -26,8 +26,10 @@ HEADING = re.compile(
 )
 # Between two names that hold blanks themselves: a blank behind the ending of an image.
 BEHIND_ENDING = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})\s+", re.IGNORECASE)
-# A mark that separates no names, behind the ending of an image and with more behind it: a.png|labels/a.png
-OTHER_MARK = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})\s*([-=]>|[|:=&+>])\s*\S", re.IGNORECASE)
+# What separates no names here, behind the ending of an image: a.png|labels/a.png, or a folder that would end so.
+OTHER_MARK = re.compile(
+    rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})\s*([-=]>|[^\w\s.()/-]|/|[^a-z0-9.](?=.*/))\s*\S", re.IGNORECASE
+)
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
