@@ -129,7 +129,7 @@ def page() -> str:
         paragraph(
             f"`qos_overrides.TOPIC.publisher.{{{policies}}}` and `qos_overrides.TOPIC.subscription.{{{policies}}}` "
             "override QoS of outputs and images, with the full name of the topic, when the node starts; the "
-            "reliability of images is a parameter only if it was set."
+            "reliability of images is a parameter only if it was set then."
         ),
         "## Services",
         table(("service", "type", "what"), ((f"`{name}`", kind, text) for name, (kind, text) in services().items())),
@@ -138,9 +138,9 @@ def page() -> str:
         paragraph(
             "A parameter that may change does so between two frames. Where it loads a model, that is done beside the "
             "one that runs, and a file that cannot be used changes nothing. The others refuse with the reason while "
-            'the node is configured, `autostart` always. An empty list is `[""]`. A whole number will do for a '
-            "double, and one string with commas or blanks for a list. A value that cannot be used leaves the node "
-            "unconfigured, and an ERROR says why."
+            'the node is configured, `autostart` always. An empty list is `[""]`. A whole number is accepted for a '
+            "double, and one string with commas or blanks for a list. After an invalid value at the start the node "
+            "stays unconfigured, and an ERROR says why."
         ),
         "## Diagnostics",
         paragraph(

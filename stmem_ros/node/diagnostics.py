@@ -27,14 +27,15 @@ STREAM_VALUES = {
     "frames that nobody wanted": "they went into the window, and no output had a subscriber",
     "frames rejected": "that could not be segmented, and the log says why",
     "frames with a stamp of zero": "whose camera driver sets none",
-    "frames with a stamp of another clock": "ahead of the node's clock, or a minute behind it: the message says more",
+    "frames with a stamp of another clock": "ahead of the node's clock or over a minute behind it; the message says "
+    "what to do",
     "images per second": "that came, in the last five seconds",
     "labels per second": "that left, in the last five seconds",
     "rejected for KIND": "of those rejected: `data`, `encoding`, `float`, `size`, `stamp`, `step` of the message, or "
     "`failure` of the network",
     "window reset: REASON": "how often a new window was started for it",
-    "latency p50 ms": "from the camera's stamp to the published labels, from the image's arrival where the stamp is "
-    "zero or of another clock; this and the following over 300 frames",
+    "latency p50 ms": "from the camera's stamp to the published labels, or from the image's arrival if the stamp is "
+    "zero or from another clock; this and the following over 300 frames",
     "latency p99 ms": "the same",
     "wait p50 ms": "until the worker takes the frame",
     "decode p50 ms": "message to image",
