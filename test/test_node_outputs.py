@@ -347,7 +347,8 @@ def test_where_vision_msgs_is_missing_one_warning_says_what_to_install(running: 
         ("image.subscription.reliability", "it must be one of reliable, best_effort"),
         # Where images will come from is not known when the node is activated.
         ("image/compressed.subscription.reliability", "it must be one of reliable, best_effort"),
-        ("image/compressed.subscription.history", "Unexpected QoS override"),
+        ("image/compressed.subscription.history", "it must be one of keep_last, keep_all"),
+        ("image/compressed.subscription.depth", "it must be a whole number from 1 to 10000"),
     ],
 )
 def test_an_override_that_is_none_is_explained_and_the_node_lives(checkpoint: Path, override: str, said: str) -> None:
@@ -359,6 +360,27 @@ def test_an_override_that_is_none_is_explained_and_the_node_lives(checkpoint: Pa
         graph.wait_message("cannot subscribe", said)
         # Whoever asks gets an answer.
         assert graph.set(overlay_alpha=0.25).successful
+    finally:
+        graph.close()
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "allowed"),
+    [
+        ("reliability", "besteffort", "one of reliable, best_effort"),
+        ("history", 1, "one of keep_last, keep_all"),
+        ("depth", -1, "a whole number from 1 to 10000"),
+        ("depth", "five", "a whole number from 1 to 10000"),
+    ],
+)
+def test_an_override_of_an_output_that_is_none_is_named_with_what_is_allowed(
+    checkpoint: Path, policy: str, value: str | int, allowed: str
+) -> None:
+    graph = Graph({"checkpoint": str(checkpoint), f"qos_overrides.{{ns}}/labels.publisher.{policy}": value})
+    try:
+        assert graph.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        name = f"qos_overrides.{graph.namespace}/labels.publisher.{policy}"
+        graph.wait_message("cannot configure", f"parameter {name} is {value!r}; it must be {allowed}, or left out")
     finally:
         graph.close()
 

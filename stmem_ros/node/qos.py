@@ -27,6 +27,9 @@ UNKNOWN = "_NODE_NAME_UNKNOWN_"
 RELIABILITY = "reliability"
 AUTO = "auto"
 RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
+# What an override may be.
+VALUES = {"history": ("keep_last", "keep_all"), RELIABILITY: tuple(RELIABILITIES)}
+MAX_DEPTH = 10_000
 # What a subscriber may ask for of any publisher.
 LEAST = {
     RELIABILITY: "best effort reliability",
@@ -37,8 +40,9 @@ LEAST = {
 
 
 def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfile, warn: Warn) -> Any:
-    """A lifecycle publisher; `qos_overrides.<topic>.publisher.*` are parameters."""
+    """A lifecycle publisher; `qos_overrides.<topic>.publisher.*` are parameters. Raises ValueError if one is none."""
     name = node.resolve_topic_name(topic)
+    _require_policies(node, f"qos_overrides.{name}.publisher")
 
     def on_incompatible(event: Any) -> None:
         policy = _policy(event)
@@ -67,9 +71,11 @@ def create_output(node: LifecycleNode, kind: type, topic: str, profile: QoSProfi
 def create_input(node: Node, kind: type, topic: str, profile: QoSProfile, callback: Receive, warn: Warn) -> Any:
     """A subscription; `qos_overrides.<topic>.subscription.*` are parameters.
 
-    Its reliability is only where it was set: else it may be chosen anew while the node runs.
+    Its reliability is only where it was set: else it may be chosen anew while the node runs. Raises ValueError if one
+    of them is none.
     """
     name = node.resolve_topic_name(topic)
+    _require_policies(node, f"qos_overrides.{name}.subscription")
 
     def on_incompatible(event: Any) -> None:
         override = overridden_reliability(node, name)
@@ -113,13 +119,26 @@ def overridden_reliability(node: Node, topic: str) -> str | None:
         descriptor = ParameterDescriptor(description=f"reliability for subscription `{topic}`", dynamic_typing=True)
         descriptor.read_only = True
         node.declare_parameter(name, None, descriptor)
-    value = node.get_parameter(name).value
-    if value not in RELIABILITIES:
-        raise ValueError(
-            f"parameter {name} is {value!r}; it must be one of {', '.join(RELIABILITIES)}, or left out for "
-            f"{RELIABILITY} to decide"
-        )
-    return value
+    _require(name, node.get_parameter(name).value)
+    return node.get_parameter(name).value
+
+
+def _require_policies(node: Node, prefix: str) -> None:
+    """Raises ValueError for an override below `prefix` that is none; rclpy would name neither topic nor choices."""
+    for policy in (*VALUES, "depth"):
+        override = node._parameter_overrides.get(f"{prefix}.{policy}")
+        if override is not None:
+            _require(override.name, override.value)
+
+
+def _require(name: str, value: Any) -> None:
+    choices = VALUES.get(name.rpartition(".")[2])
+    if choices is None:
+        valid, allowed = type(value) is int and 1 <= value <= MAX_DEPTH, f"a whole number from 1 to {MAX_DEPTH}"
+    else:
+        valid, allowed = value in choices, f"one of {', '.join(choices)}"
+    if not valid:
+        raise ValueError(f"parameter {name} is {value!r}; it must be {allowed}, or left out")
 
 
 def override_names(topic: str) -> set[str]:
