@@ -97,9 +97,9 @@ def test_masks_of_0_and_255_are_told_what_255_is(data: Path, capsys: pytest.Capt
     for name in ("seq_2", "seq_100"):
         cv2.imwrite(str(data / "labels" / f"{name}.png"), labels_of(0) % 2 * 255)
     assert make(data, "--void-ids", "255") == 0
-    assert "reads 255" not in capsys.readouterr().out
+    assert "takes 255" not in capsys.readouterr().out
     assert make(data, "--overwrite") == 0
-    assert "evaluate reads 255 as void: if that is a class" in capsys.readouterr().out
+    assert "evaluate takes 255 for void: if it is a class" in capsys.readouterr().out
 
 
 def test_without_void_ids_the_ids_stay_as_they_are(data: Path) -> None:

@@ -348,7 +348,7 @@ def test_bad_source_or_parameter_is_one_line_and_exit_1(
     ("words", "status", "said"),
     [
         (("--help",), 0, "usage: python -m stmem_ros.node.replay_node"),
-        (("source:=drive.mp4",), 2, "replay: source:=drive.mp4 would have no effect: parameters and remappings go after"),
+        (("source:=drive.mp4",), 2, "replay: source:=drive.mp4 would have no effect: parameters and remappings stand"),
         (("-p", "source:=a"), 2, "as in --ros-args -p source:=a"),
         (("--ros-args", "--bogus"), 1, "replay: --bogus is no ROS argument; after --ros-args there are"),
     ],
